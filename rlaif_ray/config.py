@@ -1,0 +1,344 @@
+"""The run's configuration: frozen, strict, one tree. A YAML file with `key=value` overrides behind it.
+
+Everything that can be wrong with it is found at load, and said in one sentence that names the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class UserError(Exception):
+    """The user's input is wrong. Its text is one sentence that names the key, the file or the line, and the remedy."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ActorResources(Section):
+    """What one actor of a pool is given."""
+
+    cpus: NonNegativeFloat = 1.0
+    """Ray's CPU grant. Small grants let actors that work in turn share a small machine."""
+    gpus: NonNegativeFloat = 0.0
+    """Ray's GPU grant."""
+    threads: Positive = 1
+    """OpenMP threads, set before torch is imported."""
+
+
+class PoolSize(ActorResources):
+    """An autoscaling pool's bounds, and what each of its actors is given."""
+
+    min: NonNegative = 1
+    max: Positive = 1
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PoolSize:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) must not exceed max ({self.max})")
+        return self
+
+
+class PromptsConfig(Section):
+    path: str
+    """A JSONL or parquet file, the name of a `datasets` dataset, or `toyworld:headlines`."""
+    field: str = "prompt"
+    """The column that holds a text, or a list of {role, content} messages."""
+    limit: Positive | None = None
+    """Read at most so many prompts."""
+    held_out: Positive = 1000
+    """Prompts kept from every training stage, for the evaluation."""
+
+
+class ScratchModelConfig(Section):
+    """A small Llama, built with a word-level tokenizer from the demonstrations."""
+
+    hidden_size: Positive = 64
+    layers: Positive = 2
+    heads: Positive = 2
+    intermediate_size: Positive = 176
+
+
+class PolicyConfig(Section):
+    model: str | None = None
+    """A Hugging Face causal LM: a directory or a name. Without it `scratch` builds one."""
+    scratch: ScratchModelConfig | None = None
+    algorithm: Literal["ppo"] = "ppo"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    max_prompt_tokens: Positive = 512
+    max_answer_tokens: Positive = 128
+    trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> PolicyConfig:
+        if (self.model is None) == (self.scratch is None):
+            raise ValueError("set policy.model to a model, or policy.scratch to build a small one, and not both")
+        return self
+
+
+class FitConfig(Section):
+    """How a batch trainer (SFT, reward model) runs. Batches count examples, over all workers."""
+
+    epochs: PositiveFloat = 1.0
+    batch_size: Positive = 64
+    micro_batch_size: Positive = 64
+    learning_rate: PositiveFloat = 1e-5
+    warmup_fraction: Fraction = 0.05
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    workers: Positive = 1
+    resources: ActorResources = ActorResources()
+
+
+class SftConfig(FitConfig):
+    demonstrations: str | None = None
+    """Where demonstrations come from: a JSONL or parquet file with `prompt` and `answer`, or `toyworld:headlines`.
+    Without it the given model is taken as it is."""
+    limit: Positive | None = None
+    """Read at most so many demonstrations."""
+
+
+class PriceConfig(Section):
+    """US dollars per million tokens."""
+
+    input: NonNegativeFloat
+    output: NonNegativeFloat
+
+
+class JudgeConfig(Section):
+    model: str
+    """The judge's name at its API; without `base_url`, a model that local labelers load."""
+    base_url: str | None = None
+    """An OpenAI-compatible address, such as http://127.0.0.1:8000/v1."""
+    api_key_env: str | None = None
+    """The environment variable that holds the key, on the node that calls."""
+    mode: Literal["choice"] = "choice"
+    """How pairs are asked. `choice`: one token, with log-probabilities over the two labels."""
+    template: str = "quality"
+    """A shipped template's name, or a file of one's own."""
+    control: Literal["coin_flip"] | None = None
+    """Replace every judgement by a seeded coin: a control that shows whether a result is earned."""
+    min_label_mass: Fraction = 0.5
+    """Abstain where the two labels together have less probability than this."""
+    similarity_bound: Fraction = 1.0
+    """Pairs whose answers are at least so similar are not sent. 1: only identical ones."""
+    requests_per_minute: PositiveFloat | None = None
+    tokens_per_minute: PositiveFloat | None = None
+    max_concurrency: Positive = 64
+    """Requests in flight, over the whole pool."""
+    timeout_s: PositiveFloat = 60.0
+    max_attempts: Positive = 6
+    """Tries of one call, the first included, before its judgement fails."""
+    price: PriceConfig | None = None
+    """What a call costs. A budget needs it."""
+    budget_usd: NonNegativeFloat | None = None
+    """A hard bound on what the run and its resumptions spend."""
+    actors: PoolSize = PoolSize(min=1, max=4, cpus=0.5)
+    trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _priced(self) -> JudgeConfig:
+        if self.budget_usd is not None and self.base_url is not None and self.price is None:
+            raise ValueError("judge.budget_usd needs judge.price.input and judge.price.output, in dollars per million")
+        return self
+
+
+class CollectConfig(Section):
+    prompts: Positive = 1000
+    """Prompts to draw answers for."""
+    answers_per_prompt: Annotated[int, Field(ge=2)] = 4
+    pairs_per_prompt: Positive = 3
+    """Pairs, drawn at random without repetition from the answers to one prompt."""
+    temperature: PositiveFloat = 1.0
+
+
+class RewardConfig(FitConfig):
+    source: Literal["reward_model"] = "reward_model"
+    held_out: Fraction = 0.1
+    """Share of the prompts whose pairs measure the reward model and do not fit it."""
+    centring: NonNegativeFloat = 0.0
+    """Weight of the mean of (r_a + r_b)^2."""
+    actors: PoolSize = PoolSize(min=1, max=1, cpus=0.5)
+    max_batch_tokens: Positive = 8192
+    """Tokens that one forward of a reward actor takes, padding included."""
+
+
+class RolloutConfig(Section):
+    replicas: Positive = 1
+    resources: ActorResources = ActorResources()
+    temperature: PositiveFloat = 1.0
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.85
+    """Share of a GPU's memory that one engine takes."""
+    kv_cache_gib: Positive = 1
+    """Memory for the KV cache of one engine on a CPU."""
+    enforce_eager: bool = True
+    """Skip compilation: faster to start, slower to run."""
+
+
+class LearnerConfig(Section):
+    ranks: Positive = 1
+    resources: ActorResources = ActorResources()
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    max_grad_norm: PositiveFloat = 1.0
+
+
+class PpoConfig(Section):
+    """PPO (Schulman et al. 2017) as used on language models (Ziegler et al. 2019; Huang et al. 2024)."""
+
+    iterations: Positive = 100
+    prompts_per_iteration: Positive = 64
+    answers_per_prompt: Positive = 1
+    epochs: Positive = 2
+    minibatch_size: Positive = 64
+    """Answers to one optimizer step, over all ranks."""
+    micro_batch_size: Positive = 64
+    """Answers to one forward, on one rank."""
+    learning_rate: PositiveFloat = 1e-6
+    value_learning_rate: PositiveFloat = 1e-5
+    value_warmup_iterations: NonNegative = 0
+    """Iterations at the start that fit the value model alone."""
+    adam_epsilon: PositiveFloat = 1e-5
+    clip: PositiveFloat = 0.2
+    value_clip: PositiveFloat = 0.2
+    gamma: Fraction = 1.0
+    lam: Fraction = 0.95
+    kl_coefficient: NonNegativeFloat = 0.05
+    reward_clip: PositiveFloat = 10.0
+    """Bound on the normalised reward's size, before KL is taken off."""
+    truncated: Literal["penalty", "mask"] = "penalty"
+    """What becomes of an answer that hit the length limit: its score is `truncation_score`, or it is left out."""
+    truncation_score: float = -1.0
+    """In units of the normalised reward."""
+    checkpoint_every: Positive = 10
+
+
+class EvaluationConfig(Section):
+    instrument: Literal["gold", "judge"] = "judge"
+    """Who decides who wins: the data source's gold utility, or the judge (which is labelled as the training judge)."""
+
+
+class RunConfig(Section):
+    seed: NonNegative = 0
+    run_dir: Path
+    """Where everything of the run is kept. `{seed}` in it stands for the seed."""
+    prompts: PromptsConfig
+    policy: PolicyConfig
+    sft: SftConfig = SftConfig()
+    judge: JudgeConfig
+    collect: CollectConfig = CollectConfig()
+    reward: RewardConfig = RewardConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    learner: LearnerConfig = LearnerConfig()
+    ppo: PpoConfig = PpoConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        if self.policy.scratch is not None and self.sft.demonstrations is None:
+            raise ValueError("policy.scratch builds an untrained model: set sft.demonstrations to train it on")
+        possible = self.collect.answers_per_prompt * (self.collect.answers_per_prompt - 1) // 2
+        if self.collect.pairs_per_prompt > possible:
+            raise ValueError(
+                f"collect.pairs_per_prompt ({self.collect.pairs_per_prompt}) exceeds the {possible} pairs that "
+                f"collect.answers_per_prompt ({self.collect.answers_per_prompt}) can form"
+            )
+        return self
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file, apply `key=value` overrides (values in YAML), and check the whole.
+
+    Raises UserError with one sentence that names the file, the line or the key.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML config") from None
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: is not YAML ({_one_line(str(error))})") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: must hold a mapping of keys, such as `seed: 0`")
+    for override in overrides:
+        _apply(tree, override)
+    if isinstance(tree.get("run_dir"), str):
+        tree["run_dir"] = tree["run_dir"].replace("{seed}", str(tree.get("seed", 0)))
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_first_problem(error)}") from None
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved config as YAML, loadable by `load_config`."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise UserError(f"{override!r} is not an override; write key=value, such as seed=1")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"{key}: the value {value!r} is not YAML; quote it") from None
+    *parents, leaf = key.split(".")
+    node = tree
+    for parent in parents:
+        child = node.get(parent)
+        if child is None:
+            child = node[parent] = {}
+        if not isinstance(child, dict):
+            raise UserError(f"{key}: {parent} holds a value, not a section, so nothing can be set below it")
+        node = child
+    node[leaf] = parsed
+
+
+def _first_problem(error: ValidationError) -> str:
+    """One sentence on the first problem, with its key and, for a misspelt key, the nearest known one."""
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        import difflib
+
+        section: Any = RunConfig
+        for part in problem["loc"][:-1]:
+            section = _section_at(section, str(part))
+        known = list(section.model_fields) if section is not None else []
+        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+        return f"{key} is not a known key; {hint}"
+    if problem["type"] == "missing":
+        return f"{key} is missing; set it in the file or as {key}=VALUE"
+    if problem["type"] == "value_error":
+        message = str(problem["ctx"]["error"])
+        return message if not key or key.split(".")[0] in message else f"{key}: {message}"
+    return f"{key}: {_one_line(problem['msg'])} (it is {problem['input']!r})"
+
+
+def _section_at(section: Any, name: str) -> Any:
+    if section is None or name not in section.model_fields:
+        return None
+    annotation = section.model_fields[name].annotation
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

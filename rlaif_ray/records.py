@@ -1,0 +1,220 @@
+"""The records that stages hand to one another.
+
+Arrays are NumPy and ragged batches are flat with offsets, so that they cross the object store without a copy.
+This module knows nothing of Ray, torch or any engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a policy is asked: plain text, or a conversation whose last turn is the user's."""
+
+    id: str
+    content: str | tuple[Message, ...]
+
+    @property
+    def text(self) -> str:
+        """The prompt as people and judges read it."""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(f"{message.role}: {message.content}" for message in self.content)
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A prompt with an answer to imitate (data source -> SFT)."""
+
+    prompt: Prompt
+    answer: str
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended: the policy's own stop token, or the length limit."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """One answer to draw (loop -> rollout actor). `seed` makes it the same however it is batched."""
+
+    sample_id: str
+    prompt: Prompt
+    seed: int
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rollouts:
+    """Sampled answers (rollout actor -> reward actors, learner ranks). B answers; token ids are the only record.
+
+    `prompt_tokens`  (sum of prompt lengths,) int32, row i at prompt_offsets[i]:prompt_offsets[i + 1]
+    `answer_tokens`  (sum of answer lengths,) int32, with the stop token where the policy drew one
+    `logprobs`       (sum of answer lengths,) float32, in nats, of the policy that sampled, at its temperature
+    """
+
+    sample_ids: tuple[str, ...]
+    prompt_tokens: NDArray[np.int32]
+    prompt_offsets: NDArray[np.int64]
+    answer_tokens: NDArray[np.int32]
+    answer_offsets: NDArray[np.int64]
+    logprobs: NDArray[np.float32]
+    finish_reasons: tuple[FinishReason, ...]
+    version: int
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    def prompt(self, row: int) -> NDArray[np.int32]:
+        return self.prompt_tokens[self.prompt_offsets[row] : self.prompt_offsets[row + 1]]
+
+    def answer(self, row: int) -> NDArray[np.int32]:
+        return self.answer_tokens[self.answer_offsets[row] : self.answer_offsets[row + 1]]
+
+    def answer_logprobs(self, row: int) -> NDArray[np.float32]:
+        return self.logprobs[self.answer_offsets[row] : self.answer_offsets[row + 1]]
+
+
+def offsets_of(lengths: Sequence[int]) -> NDArray[np.int64]:
+    """Offsets (B + 1,) of rows with these lengths in a flat array."""
+    return np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64))]).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Rewards of one batch of rollouts (reward actor -> learner ranks), row by row.
+
+    An answer that could not be scored has `valid` False; its value is NaN and must not enter any statistic.
+    """
+
+    sample_ids: tuple[str, ...]
+    values: NDArray[np.float32]  # (B,)
+    valid: NDArray[np.bool_]  # (B,)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightVersion:
+    """Weights to serve (learner -> rollout replicas).
+
+    `weights` is a directory of safetensors, or a reference to a mapping of parameter names to arrays.
+    `fingerprint` is the SHA-256 of names, shapes, types and bytes; `canary_logprobs` are the log-probabilities
+    that these weights give to the tokens of `canary_tokens` after the first, so that a replica can prove that it
+    *serves* what it received.
+    """
+
+    number: int
+    fingerprint: str
+    weights: Path | Any
+    canary_tokens: tuple[int, ...]
+    canary_logprobs: tuple[float, ...]
+
+
+Weights = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers to one prompt (collect -> judges)."""
+
+    id: str
+    prompt: Prompt
+    response_a: str
+    response_b: str
+    sample_a: str | None = None
+    sample_b: str | None = None
+
+
+class Order(StrEnum):
+    """The order in which a judge saw the answers: `AB` shows response_a first."""
+
+    AB = "ab"
+    BA = "ba"
+
+
+class Outcome(StrEnum):
+    """What became of a judgement. Only `SCORED` carries a number."""
+
+    SCORED = "scored"
+    ABSTAINED = "abstained"
+    FAILED = "failed"
+    OVER_BUDGET = "over_budget"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One answer from one judge in one presentation order (judge -> preferences, ledger, parquet)."""
+
+    pair_id: str
+    order: Order
+    outcome: Outcome
+    reason: str  # why it was not scored; empty where it was
+    p_first: float | None  # probability that the answer shown first is better
+    logprob_first: float | None  # nats, summed over the label's tokenisations
+    logprob_second: float | None
+    label_mass: float | None  # probability on the two labels; None where a constraint hides it
+    raw_reply: str
+    judge: str
+    template_hash: str
+    ledger_key: str
+    cache_hit: bool
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float | None  # None for a local labeler
+    latency_s: float
+    created_at: float  # seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """What the judgements on a pair add up to. `p` is the probability that response_a is the better answer."""
+
+    pair: Pair
+    outcome: Outcome
+    reason: str
+    p: float | None
+    consistent: bool | None  # both orders name the same answer; None where an order is missing
+    judgements: tuple[Judgement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPair:
+    """Two answers as token ids with the probability that the first is better (preferences -> reward model)."""
+
+    id: str
+    prompt_id: str
+    prompt: tuple[int, ...]
+    answer_a: tuple[int, ...]
+    answer_b: tuple[int, ...]
+    p: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A measured mean with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
