@@ -1,0 +1,52 @@
+"""What every vLLM engine of the system shares: the environment before the import, and the arguments after it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, Literal
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+def prepare_environment(threads: int, kv_cache_gib: int = 1) -> None:
+    """Set what vLLM reads when it is imported. Must come first: `vllm` and torch read it once.
+
+    The engine runs in the calling process, which is its own Ray actor already.
+    """
+    if "vllm" in sys.modules:
+        raise RuntimeError("vllm was imported before its environment was prepared")
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib)
+    # Engines outnumber cores on a small machine and work in turn: binding them to cores would stack them on one.
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+
+def base_arguments(
+    model: str,
+    *,
+    dtype: Dtype,
+    max_model_len: int,
+    gpu_memory_utilization: float,
+    enforce_eager: bool,
+    trust_remote_code: bool,
+) -> dict[str, Any]:
+    """Arguments for `vllm.LLM` that serve a GPU and a CPU alike."""
+    import torch
+
+    arguments: dict[str, Any] = {
+        "model": model,
+        "dtype": dtype,
+        "max_model_len": max_model_len,
+        "enforce_eager": enforce_eager,
+        "trust_remote_code": trust_remote_code,
+        "disable_log_stats": True,
+        # What was drawn, under the distribution it was drawn from: temperature included.
+        "logprobs_mode": "processed_logprobs",
+    }
+    if torch.cuda.is_available():
+        arguments["gpu_memory_utilization"] = gpu_memory_utilization
+    return arguments
