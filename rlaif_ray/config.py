@@ -58,8 +58,8 @@ class PromptsConfig(Section):
     """The column that holds a text, or a list of {role, content} messages."""
     limit: Positive | None = None
     """Read at most so many prompts."""
-    held_out: Positive = 1000
-    """Prompts kept from every training stage, for the evaluation."""
+    held_out: Positive | None = None
+    """Prompts kept from every training stage, for the evaluation. Without it a fifth, at most 1,000."""
 
 
 class ScratchModelConfig(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +45,7 @@ class VllmRolloutEngine:
         enforce_eager: bool,
         trust_remote_code: bool,
     ) -> None:
-        prepare_environment(threads, kv_cache_gib)
+        prepare_environment(threads, kv_cache_gib=kv_cache_gib, enforce_eager=enforce_eager)
         from vllm import LLM
 
         self._max_answer_tokens = max_answer_tokens
@@ -53,13 +54,15 @@ class VllmRolloutEngine:
             **base_arguments(
                 model,
                 dtype=dtype,
-                max_model_len=max_prompt_tokens + max_answer_tokens,
+                max_model_len=max_prompt_tokens + max_answer_tokens + 1,  # scoring an answer draws one token more
                 gpu_memory_utilization=gpu_memory_utilization,
                 enforce_eager=enforce_eager,
                 trust_remote_code=trust_remote_code,
             )
         )
         self.tokenizer = self._llm.get_tokenizer()
+        # It warns at every reload of weights that are tied or made anew, such as rotary tables; the canary tells.
+        logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
 
     def generate(self, requests: Sequence[TokenRequest], version: WeightVersion) -> Rollouts:
         """Draw one answer a request, stamped with the version that the caller has loaded."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 Dtype = Literal["float32", "bfloat16"]
 
 
-def prepare_environment(threads: int, kv_cache_gib: int = 1) -> None:
+def prepare_environment(threads: int, *, kv_cache_gib: int = 1, enforce_eager: bool = True) -> None:
     """Set what vLLM reads when it is imported. Must come first: `vllm` and torch read it once.
 
     The engine runs in the calling process, which is its own Ray actor already.
@@ -21,6 +21,9 @@ def prepare_environment(threads: int, kv_cache_gib: int = 1) -> None:
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib)
     # Engines outnumber cores on a small machine and work in turn: binding them to cores would stack them on one.
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    if enforce_eager:
+        # Parts of vLLM's sampler are compiled even then, for 15 s at the first batch on a CPU.
+        os.environ["TORCHDYNAMO_DISABLE"] = "1"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
