@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from rlaif_ray.metrics import ITERATION_SECONDS, LOAD_SECONDS, PUBLISH_SECONDS
 from rlaif_ray.records import SampleRequest
 from rlaif_ray.stages import LearnerStage, RewardStage, RolloutStage
 
@@ -42,8 +43,12 @@ async def train_on_policy(
         metrics = await stages.learner.step(iteration, rollouts, scores)
         stepped = time.monotonic()
         version = await stages.learner.publish()
-        seconds = {"seconds/load": loaded - start, "seconds/sample_score_step": stepped - loaded}
-        seconds["seconds/publish"] = time.monotonic() - stepped
+        published = time.monotonic()
         if iteration % checkpoint_every == checkpoint_every - 1 or iteration == iterations[-1]:
             await stages.learner.checkpoint(iteration)
-        on_iteration(iteration, {**metrics, **seconds, "seconds/iteration": time.monotonic() - start})
+        seconds = {
+            LOAD_SECONDS: loaded - start,
+            PUBLISH_SECONDS: published - stepped,
+            ITERATION_SECONDS: time.monotonic() - start,
+        }
+        on_iteration(iteration, {**metrics, **seconds})

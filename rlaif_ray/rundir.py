@@ -1,0 +1,121 @@
+"""A run's directory: where everything is, which stages are done, and whether it belongs to this config."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel
+
+from rlaif_ray.config import RunConfig, UserError, dump_config
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+class RunDirectory:
+    """Paths of a run, and atomic writes into it: a crash leaves the old file or the new one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger.sqlite"
+
+    @property
+    def preferences(self) -> Path:
+        return self.path / "preferences" / "preferences.parquet"
+
+    @property
+    def judgements(self) -> Path:
+        return self.path / "judgements" / "judgements.parquet"
+
+    def samples(self, name: str) -> Path:
+        return self.path / "samples" / f"{name}.parquet"
+
+    def model(self, name: str) -> Path:
+        return self.path / "models" / name
+
+    def checkpoints(self, name: str) -> Path:
+        return self.path / "checkpoints" / name
+
+    def open(self, config: RunConfig) -> None:
+        """Make the directory, or check that what it holds was made with this config. Raises UserError naming the key."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self.config.exists():
+            before = yaml.safe_load(self.config.read_text())
+            now = yaml.safe_load(dump_config(config))
+            for key, was, wanted in _differences(before, now):
+                raise UserError(
+                    f"{key}: {self.path} holds a run with {was!r}, not {wanted!r}; "
+                    "give the same value to go on with it, or another run_dir"
+                )
+        write_atomically(self.config, dump_config(config))
+
+    def result(self, stage: str, kind: type[Record]) -> Record | None:
+        """What a finished stage recorded; None while it is not done."""
+        path = self._marker(stage)
+        return kind.model_validate_json(path.read_text()) if path.exists() else None
+
+    def finish(self, stage: str, record: BaseModel) -> None:
+        """Mark a stage as done. Comes last, when all that it made is in place."""
+        write_atomically(self._marker(stage), record.model_dump_json(indent=2))
+
+    def _marker(self, stage: str) -> Path:
+        return self.path / "stages" / f"{stage}.json"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(file.name, path)
+
+
+@contextmanager
+def directory_written_atomically(path: Path) -> Iterator[Path]:
+    """A directory beside `path` to fill; it takes `path`'s place when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield unfinished
+        unfinished.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(unfinished, path)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def _differences(before: Any, now: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted({*before, *now}):
+            yield from _differences(before.get(key), now.get(key), f"{prefix}.{key}" if prefix else key)
+    elif before != now and prefix != "run_dir":
+        yield prefix, before, now
