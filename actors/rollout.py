@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -109,11 +110,15 @@ class RolloutPool:
         """Log-probabilities (sum of answer lengths,) of given answers under the weights that are loaded."""
         version = self._serving()
         return tuple(
-            replica.logprobs.remote(shard, version) for replica, shard in zip(self._replicas, rollouts, strict=False)
+            replica.logprobs.remote(shard, version)
+            for replica, shard in zip(itertools.cycle(self._replicas), rollouts, strict=False)
         )
 
     def decode(self, rollouts: Shards[Rollouts]) -> Shards[list[str]]:
-        return tuple(replica.decode.remote(shard) for replica, shard in zip(self._replicas, rollouts, strict=False))
+        return tuple(
+            replica.decode.remote(shard)
+            for replica, shard in zip(itertools.cycle(self._replicas), rollouts, strict=False)
+        )
 
     def close(self) -> None:
         for replica in self._replicas:

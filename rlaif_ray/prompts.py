@@ -43,9 +43,7 @@ def read_prompts(config: PromptsConfig, seed: int) -> PromptSplit:
         prompts = headlines.prompts(config.limit or _TOY_PROMPTS, seed)
     else:
         rows = _rows(config.path, "prompts.path")
-        prompts = [
-            _prompt(row, config.field, where) for (where, row), _ in zip(rows, range(config.limit or 1 << 62))
-        ]
+        prompts = [_prompt(row, config.field, where) for (where, row), _ in zip(rows, range(config.limit or 1 << 62))]
     distinct = list({prompt.content: prompt for prompt in prompts}.values())
     held_out = config.held_out if config.held_out is not None else min(1000, len(distinct) // 5)
     if held_out < 1 or held_out >= len(distinct):
@@ -130,14 +128,6 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
         else [{"role": message.role, "content": message.content} for message in prompt.content]
     )
     return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
-
-
-def fitting(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], max_tokens: int
-) -> tuple[tuple[Prompt, ...], int]:
-    """The prompts of at most `max_tokens` tokens, and how many were longer."""
-    kept = tuple(prompt for prompt in prompts if len(encode_prompt(tokenizer, prompt)) <= max_tokens)
-    return kept, len(prompts) - len(kept)
 
 
 def _number(*parts: object) -> int:

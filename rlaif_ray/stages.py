@@ -7,9 +7,23 @@ the order of the prompts. The loop passes shards on and never opens them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from rlaif_ray.records import Rollouts, SampleRequest, Scores, WeightVersion
+import numpy as np
+from numpy.typing import NDArray
+
+from rlaif_ray.judge.progress import JudgeProgress
+from rlaif_ray.records import (
+    Demonstration,
+    LabelledPair,
+    Pair,
+    Preference,
+    Rollouts,
+    SampleRequest,
+    Scores,
+    WeightVersion,
+)
 
 T = TypeVar("T")
 Ref: TypeAlias = T | Any
@@ -36,9 +50,7 @@ class RewardStage(Protocol):
 class LearnerStage(Protocol):
     """Improves the policy."""
 
-    async def step(
-        self, iteration: int, rollouts: Shards[Rollouts], scores: Shards[Scores]
-    ) -> Mapping[str, float]:
+    async def step(self, iteration: int, rollouts: Shards[Rollouts], scores: Shards[Scores]) -> Mapping[str, float]:
         """Take one iteration's updates and return its metrics (names in `metrics.py`)."""
 
     async def publish(self) -> WeightVersion:
@@ -50,3 +62,62 @@ class LearnerStage(Protocol):
 
 class WeightMismatch(RuntimeError):
     """A rollout replica does not serve the weights that it was given."""
+
+
+class JudgeStage(Protocol):
+    """Compares answers."""
+
+    async def label(self, pairs: Sequence[Pair], purpose: str) -> list[Preference]:
+        """One preference a pair, in the order of the pairs. Raises UserError when the endpoint cannot be used."""
+
+    async def progress(self) -> JudgeProgress:
+        """How far the pool is, at any time."""
+
+
+class RolloutPool(RolloutStage, Protocol):
+    """What collecting and evaluating ask of the rollouts beyond the loop."""
+
+    def logprobs(self, rollouts: Shards[Rollouts]) -> Shards[NDArray[np.float32]]:
+        """Log-probabilities (sum of answer lengths,) of given answers under the weights that are loaded."""
+
+    def decode(self, rollouts: Shards[Rollouts]) -> Shards[list[str]]:
+        """The answers as people and judges read them."""
+
+
+class Learner(LearnerStage, Protocol):
+    """What the pipeline asks of the learner around the loop."""
+
+    async def resume(self) -> int | None:
+        """Restore the last whole checkpoint and return its iteration; None where there is none."""
+
+    async def save_policy(self, directory: Path) -> None:
+        """Write the policy as a Hugging Face directory, whole or not at all."""
+
+
+class Runtime(Protocol):
+    """The cluster, as the pipeline sees it: it runs trainers and hands out stages, which it starts once and keeps."""
+
+    async def fit_sft(self, demonstrations: Sequence[Demonstration]) -> None:
+        """Fill models/sft: train on demonstrations, or, where there are none, take the given model as it is."""
+
+    async def fit_reward(
+        self, train: Sequence[LabelledPair], held_out: Sequence[LabelledPair], answers: Sequence[tuple[int, ...]]
+    ) -> None:
+        """Fill models/reward, normalised over `answers`, each the token ids of a prompt and its answer."""
+
+    async def rollouts(self) -> RolloutPool: ...
+
+    async def judges(self) -> JudgeStage: ...
+
+    async def rewards(self) -> RewardStage: ...
+
+    async def learner(self) -> Learner: ...
+
+    async def directory_version(self, directory: Path, number: int) -> WeightVersion:
+        """A model directory as a version to load."""
+
+    async def fetch(self, shards: Shards[T]) -> list[T]:
+        """The shards' values, here. For collecting and evaluating; the loop never calls it."""
+
+    def put(self, value: T) -> Ref[T]:
+        """The value as a reference."""
