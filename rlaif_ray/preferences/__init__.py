@@ -1,0 +1,1 @@
+"""From sampled answers to pairs, and from judged pairs to a preference file."""

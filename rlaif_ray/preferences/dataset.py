@@ -1,0 +1,196 @@
+"""Preferences at rest: one parquet row a pair, as TRL's trainers read it, and every raw judgement in a file beside it.
+
+The columns `prompt`, `chosen` and `rejected` are plain texts, or lists of messages where prompts are conversations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rlaif_ray.records import Judgement, Message, Order, Outcome, Preference
+
+LabelSource = Literal["ai", "human"]
+Split = Literal["train", "test"]
+Text = str | tuple[Message, ...]
+
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+_JUDGEMENT_TYPES = {"str": pa.string(), "float": pa.float64(), "int": pa.int64(), "bool": pa.bool_()}
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceRow:
+    """One scored pair. `p` is the probability that `chosen` is better, in [0.5, 1]; at 0.5 neither is chosen truly.
+
+    The log-probabilities, in nats, are those of the label that names an answer, where the chosen one was shown first
+    and where it was shown second; None where the judge gave none.
+    """
+
+    pair_id: str
+    prompt_id: str
+    prompt: Text
+    chosen: Text
+    rejected: Text
+    p: float
+    chosen_first_logprob_chosen: float | None
+    chosen_first_logprob_rejected: float | None
+    chosen_second_logprob_chosen: float | None
+    chosen_second_logprob_rejected: float | None
+    consistent: bool | None
+    rationale: str | None
+    judge: str
+    template_hash: str
+    label_source: LabelSource
+    split: Split
+    chosen_sample: str | None
+    rejected_sample: str | None
+
+
+def preference_rows(
+    preferences: Sequence[Preference], *, seed: int, held_out: float, label_source: LabelSource = "ai"
+) -> list[PreferenceRow]:
+    """Rows of the scored pairs, ties among them; the others have no label and stay in the judgements alone.
+
+    `held_out` is the share of the prompts whose pairs go to the split `test`.
+    """
+    return [
+        _row(preference, preference.p, split_of(preference.pair.prompt.id, seed, held_out), label_source)
+        for preference in preferences
+        if preference.p is not None
+    ]
+
+
+def split_of(prompt_id: str, seed: int, held_out: float) -> Split:
+    """The split of a prompt, all its pairs together: a hash decides, so that it stays when prompts are added."""
+    digest = hashlib.sha256(f"split\0{seed}\0{prompt_id}".encode()).digest()
+    return "test" if int.from_bytes(digest[:8], "big") / 2**64 < held_out else "train"
+
+
+def write_preferences(path: Path, rows: Sequence[PreferenceRow]) -> None:
+    """Write atomically. Where any prompt is a conversation, all rows are written as conversations."""
+    conversational = any(not isinstance(row.prompt, str) for row in rows)
+    text_type = _MESSAGES if conversational else pa.string()
+    schema = pa.schema(
+        [
+            ("prompt", text_type),
+            ("chosen", text_type),
+            ("rejected", text_type),
+            ("p", pa.float64()),
+            ("chosen_first_logprob_chosen", pa.float64()),
+            ("chosen_first_logprob_rejected", pa.float64()),
+            ("chosen_second_logprob_chosen", pa.float64()),
+            ("chosen_second_logprob_rejected", pa.float64()),
+            ("consistent", pa.bool_()),
+            ("rationale", pa.string()),
+            ("judge", pa.string()),
+            ("template_hash", pa.string()),
+            ("label_source", pa.string()),
+            ("split", pa.string()),
+            ("pair_id", pa.string()),
+            ("prompt_id", pa.string()),
+            ("chosen_sample", pa.string()),
+            ("rejected_sample", pa.string()),
+        ]
+    )
+    columns = {
+        name: [
+            _text_cell(row, name, conversational) if name in ("prompt", "chosen", "rejected") else getattr(row, name)
+            for row in rows
+        ]
+        for name in schema.names
+    }
+    _write_atomically(path, pa.table(columns, schema=schema))
+
+
+def read_preferences(path: Path) -> list[PreferenceRow]:
+    """The rows of a file that `write_preferences` wrote."""
+    rows = pq.read_table(path).to_pylist()
+    for row in rows:
+        for name in ("prompt", "chosen", "rejected"):
+            if not isinstance(row[name], str):
+                row[name] = tuple(Message(message["role"], message["content"]) for message in row[name])
+    return [PreferenceRow(**row) for row in rows]
+
+
+def write_judgements(path: Path, judgements: Sequence[Judgement]) -> None:
+    """Write every field of every judgement, atomically."""
+    schema = pa.schema([(field.name, _judgement_type(str(field.type))) for field in dataclasses.fields(Judgement)])
+    columns = {name: [getattr(judgement, name) for judgement in judgements] for name in schema.names}
+    _write_atomically(path, pa.table(columns, schema=schema))
+
+
+def read_judgements(path: Path) -> list[Judgement]:
+    """The judgements of a file that `write_judgements` wrote."""
+    return [
+        Judgement(**{**row, "order": Order(row["order"]), "outcome": Outcome(row["outcome"])})
+        for row in pq.read_table(path).to_pylist()
+    ]
+
+
+def _row(preference: Preference, p: float, split: Split, label_source: LabelSource) -> PreferenceRow:
+    pair = preference.pair
+    a_chosen = p >= 0.5
+    texts = (pair.response_a, pair.response_b) if a_chosen else (pair.response_b, pair.response_a)
+    samples = (pair.sample_a, pair.sample_b) if a_chosen else (pair.sample_b, pair.sample_a)
+    by_order = {judgement.order: judgement for judgement in preference.judgements}
+    chosen_first = by_order.get(Order.AB if a_chosen else Order.BA)
+    chosen_second = by_order.get(Order.BA if a_chosen else Order.AB)
+    prompt = pair.prompt.content
+    chosen, rejected = texts if isinstance(prompt, str) else (_answer(texts[0]), _answer(texts[1]))
+    return PreferenceRow(
+        pair_id=pair.id,
+        prompt_id=pair.prompt.id,
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        p=p if a_chosen else 1.0 - p,
+        chosen_first_logprob_chosen=chosen_first.logprob_first if chosen_first else None,
+        chosen_first_logprob_rejected=chosen_first.logprob_second if chosen_first else None,
+        chosen_second_logprob_chosen=chosen_second.logprob_second if chosen_second else None,
+        chosen_second_logprob_rejected=chosen_second.logprob_first if chosen_second else None,
+        consistent=preference.consistent,
+        rationale=None,
+        judge=preference.judgements[0].judge if preference.judgements else "",
+        template_hash=preference.judgements[0].template_hash if preference.judgements else "",
+        label_source=label_source,
+        split=split,
+        chosen_sample=samples[0],
+        rejected_sample=samples[1],
+    )
+
+
+def _answer(text: str) -> tuple[Message, ...]:
+    return (Message("assistant", text),)
+
+
+def _text_cell(row: PreferenceRow, name: str, conversational: bool) -> Any:
+    text: Text = getattr(row, name)
+    if not conversational:
+        return text
+    if isinstance(text, str):
+        text = (Message("user" if name == "prompt" else "assistant", text),)
+    return [{"role": message.role, "content": message.content} for message in text]
+
+
+def _judgement_type(annotation: str) -> Any:
+    """The column type of a field; an enum is written as its text, an optional field as nullable."""
+    return _JUDGEMENT_TYPES.get(annotation.removesuffix(" | None"), pa.string())
+
+
+def _write_atomically(path: Path, table: Any) -> None:
+    """A crash leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    pq.write_table(table, temporary, compression="zstd")
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
