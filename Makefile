@@ -3,20 +3,46 @@ EXTRA ?= cpu
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.$(EXTRA)-installed
+INSTALLED := $(VENV)/.installed-$(EXTRA)
 
 .PHONY: setup demo test test-long lint docs lock
 
-setup: $(STAMP)
+setup: $(INSTALLED)
 
 # The lock is complete and is installed without dependency resolution: resolution would add torchvision, torchaudio and
 # torchcodec, whose ordinary builds break `import transformers` beside torch's CPU build. That CPU build comes from
 # pip's configured sources where they have it, else from PyTorch's own index.
-$(STAMP): locks/$(EXTRA).txt pyproject.toml
+$(INSTALLED): locks/$(EXTRA).txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q uv==0.11.7
-	$(if $(filter cpu,$(EXTRA)),$(BIN)/python -m pip install -q --no-deps torch==2.13.0+cpu 2>/dev/null || \
-	  $(BIN)/python -m pip install -q --no-deps --index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu)
-	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -r $< || $(BIN)/python -m pip install -q --no-deps -r $<
+	$(BIN)/python -m pip install -q --disable-pip-version-check "$$(grep '^uv==' $<)"
+ifeq ($(EXTRA),cpu)
+	$(BIN)/python -m pip install -q --no-deps torch==2.13.0+cpu 2>/dev/null || \
+	  $(BIN)/python -m pip install -q --no-deps --index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu
+endif
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --compile-bytecode -r $< || \
+	  $(BIN)/python -m pip install -q --no-deps -r $<
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	touch $@
+
+demo: setup
+	$(BIN)/rlaif demo
+
+test: setup
+	$(BIN)/python -m pytest -m "not long and not gpu"
+
+test-long: setup
+	$(BIN)/python -m pytest -m "long and not gpu"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Complete locks for both kinds of machine, from pyproject.toml.
+lock: setup
+	for extra in cpu gpu; do \
+	  $(BIN)/uv pip compile -q --no-annotate --no-header --extra $$extra --extra dev --python-version 3.11 \
+	    --python-platform x86_64-manylinux_2_35 pyproject.toml | \
+	    grep -vE "^(torchvision|torchaudio|torchcodec)==$$(test $$extra = gpu || echo '|^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+)==')" \
+	    > locks/$$extra.txt; \
+	done

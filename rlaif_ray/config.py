@@ -5,12 +5,14 @@ Everything that can be wrong with it is found at load, and said in one sentence 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -261,8 +263,28 @@ class RunConfig(Section):
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, apply `key=value` overrides (values in YAML), and check the whole.
 
-    Raises UserError with one sentence that names the file, the line or the key.
+    A file may stand on another: `base: FILE`, from its own folder, whose keys it changes or adds to. Raises UserError with one sentence that names the file, the line or the key.
     """
+    tree = _read_tree(path)
+    for override in overrides:
+        _apply(tree, override)
+    if isinstance(tree.get("run_dir"), str):
+        tree["run_dir"] = tree["run_dir"].replace("{seed}", str(tree.get("seed", 0)))
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        overridden = any(override.partition("=")[0] == key for override in overrides)
+        raise UserError(("" if overridden else f"{path}: ") + _sentence(problem, key)) from None
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved config as YAML, loadable by `load_config`."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _read_tree(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text()
     except OSError as error:
@@ -273,19 +295,15 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise UserError(f"{path}: is not YAML ({_one_line(str(error))})") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: must hold a mapping of keys, such as `seed: 0`")
-    for override in overrides:
-        _apply(tree, override)
-    if isinstance(tree.get("run_dir"), str):
-        tree["run_dir"] = tree["run_dir"].replace("{seed}", str(tree.get("seed", 0)))
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise UserError(f"{path}: {_first_problem(error)}") from None
+    base = tree.pop("base", None)
+    return tree if base is None else _merged(_read_tree(path.parent / base), tree)
 
 
-def dump_config(config: RunConfig) -> str:
-    """The resolved config as YAML, loadable by `load_config`."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    return base | {
+        key: _merged(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+        for key, value in over.items()
+    }
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -308,13 +326,9 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     node[leaf] = parsed
 
 
-def _first_problem(error: ValidationError) -> str:
-    """One sentence on the first problem, with its key and, for a misspelt key, the nearest known one."""
-    problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"])
+def _sentence(problem: ErrorDetails, key: str) -> str:
+    """One sentence on a problem, with its key and, for a misspelt key, the nearest known one."""
     if problem["type"] == "extra_forbidden":
-        import difflib
-
         section: Any = RunConfig
         for part in problem["loc"][:-1]:
             section = _section_at(section, str(part))

@@ -1,0 +1,132 @@
+"""The `rlaif` command. Parsing comes first and heavy imports after it, so that help is instant.
+
+Exit codes: 0 done, 1 failed, 2 the user's input was wrong, 3 stopped by a budget or a guard with everything saved,
+130 interrupted with everything saved. This is the one module of the library that may start actors.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rlaif_ray.config import RunConfig
+    from rlaif_ray.pipeline import Stage
+
+app = typer.Typer(
+    help="Align language models with AI feedback.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_DEMO = Path(__file__).parent / "toyworld" / "demo.yaml"
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML config; scripts/configs/ holds examples.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys to set over the config, such as seed=1.")
+]
+
+
+@app.command()
+def demo(overrides: Overrides = None) -> None:
+    """Run the whole recipe in the toy world, on this machine alone."""
+    _run(_DEMO, overrides, local=True)
+
+
+@app.command()
+def run(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Run the whole recipe. The same command again goes on where it stopped."""
+    _run(config, overrides)
+
+
+@app.command()
+def sft(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Teach the policy by demonstrations, or take the given model as it is."""
+    _run(config, overrides, "sft")
+
+
+@app.command()
+def collect(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Draw answers from the SFT policy and have the judge compare them."""
+    _run(config, overrides, "collect")
+
+
+@app.command()
+def fit_reward(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Fit the reward model on the collected preferences."""
+    _run(config, overrides, "fit-reward")
+
+
+@app.command()
+def train(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Train the policy with PPO against the reward model."""
+    _run(config, overrides, "train")
+
+
+@app.command()
+def evaluate(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Compare the trained policy with SFT on held-out prompts."""
+    _run(config, overrides, "evaluate")
+
+
+@app.command()
+def report(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Write summary.json and report.html."""
+    _run(config, overrides, "report")
+
+
+def main() -> None:
+    """The console command."""
+    from rlaif_ray.config import UserError
+
+    try:
+        app()
+    except UserError as error:
+        print(f"rlaif: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("rlaif: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def _run(path: Path, overrides: Sequence[str] | None, only: str | None = None, *, local: bool = False) -> None:
+    from rlaif_ray.config import load_config
+
+    config = load_config(path, overrides or ())
+    if _already_finished(config, only):
+        return
+    _run_stages(config, only, local=local)
+
+
+def _already_finished(config: RunConfig, only: str | None) -> bool:
+    """Whether a whole run stands in the directory; says so, and how to start afresh."""
+    from rlaif_ray.report.summary import closing_lines, read_summary
+    from rlaif_ray.rundir import RunDirectory
+
+    directory = RunDirectory(config.run_dir)
+    if only is not None or not directory.summary.exists():
+        return False
+    directory.open(config)
+    print("\n".join(closing_lines(read_summary(directory.path))))
+    print(f"This run is finished. To start afresh, remove {directory.path} or set run_dir=ANOTHER or seed=ANOTHER.")
+    return True
+
+
+def _run_stages(config: RunConfig, only: str | None, *, local: bool) -> None:
+    import asyncio
+
+    from actors.runtime import RayRuntime  # noqa: TID251
+    from rlaif_ray.console import Console
+    from rlaif_ray.pipeline import Pipeline, Stage
+    from rlaif_ray.report.summary import closing_lines
+
+    stage: Stage | None = None if only is None else Stage(only)
+    with Console(stages=len(Stage) if stage is None else 1) as console, RayRuntime(config, local=local) as runtime:
+        summary = asyncio.run(Pipeline(config, runtime, console).run(stage))
+    if summary is not None and stage in (None, Stage.REPORT):
+        print("\n".join(closing_lines(summary)))

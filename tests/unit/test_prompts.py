@@ -1,0 +1,135 @@
+"""Sources, splits, the endless stream of prompts, seeds, and rendering."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from rlaif_ray.config import PromptsConfig, SftConfig, UserError
+from rlaif_ray.prompts import encode_prompt, read_demonstrations, read_prompts, sample_requests, take
+from rlaif_ray.records import Message, Prompt
+
+CONVERSATION = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hello"},
+]
+
+
+def jsonl(path: Path, rows: list[object]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_jsonl_and_parquet_give_the_same_prompts(tmp_path: Path) -> None:
+    rows = [{"prompt": f"question {number}"} for number in range(10)]
+    lines = jsonl(tmp_path / "p.jsonl", rows)
+    table = tmp_path / "p.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), table)
+    split = read_prompts(PromptsConfig(path=str(lines), held_out=3), seed=0)
+    assert split == read_prompts(PromptsConfig(path=str(table), held_out=3), seed=0)
+    assert (len(split.train), len(split.held_out)) == (7, 3)
+    assert {prompt.text for prompt in split.train + split.held_out} == {row["prompt"] for row in rows}
+
+
+def test_duplicates_never_stand_on_both_sides(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "p.jsonl", [{"prompt": f"question {number % 5}"} for number in range(50)])
+    split = read_prompts(PromptsConfig(path=str(path)), seed=1)
+    assert (len(split.train), len(split.held_out)) == (4, 1)
+
+
+def test_conversations_are_read_whole(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "p.jsonl", [{"chat": CONVERSATION}, {"chat": CONVERSATION[1:]}])
+    split = read_prompts(PromptsConfig(path=str(path), field="chat", held_out=1), seed=0)
+    contents = {prompt.content for prompt in split.train + split.held_out}
+    assert contents == {
+        (Message("system", "Be brief."), Message("user", "Hello")),
+        (Message("user", "Hello"),),
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("{", "line 2: is not JSON"),
+        ("[1]", "line 2: must be an object"),
+        ('{"question": "x"}', "line 2: needs a text or a list of messages in 'prompt' (its columns: question)"),
+        ('{"prompt": ""}', "line 2: needs a text or a list of messages"),
+        ('{"prompt": [{"role": "robot", "content": "x"}]}', "line 2: each message needs a role"),
+        ('{"prompt": [{"role": "assistant", "content": "x"}]}', "line 2: the conversation must end with a user's turn"),
+    ],
+)
+def test_a_bad_row_is_named_by_its_line(tmp_path: Path, line: str, sentence: str) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "fine"}\n' + line + "\n")
+    with pytest.raises(UserError) as error:
+        read_prompts(PromptsConfig(path=str(path)), seed=0)
+    assert str(error.value).startswith(f"{path}, {sentence}")
+
+
+def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        read_prompts(PromptsConfig(path=str(tmp_path / "none.jsonl")), seed=0)
+    broken = tmp_path / "broken.parquet"
+    broken.write_bytes(b"not parquet at all")
+    with pytest.raises(UserError, match="is not a parquet file"):
+        read_prompts(PromptsConfig(path=str(broken)), seed=0)
+
+
+def test_a_split_that_leaves_nothing_is_refused(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "p.jsonl", [{"prompt": str(number)} for number in range(4)])
+    with pytest.raises(UserError, match=r"prompts\.held_out=4 of 4 .* leaves none to train on; set it between 1 and 3"):
+        read_prompts(PromptsConfig(path=str(path), held_out=4), seed=0)
+
+
+def test_demonstrations_need_an_answer(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "d.jsonl", [{"prompt": "a", "answer": "b"}, {"prompt": "c"}])
+    with pytest.raises(UserError, match="line 2: needs a text `answer`"):
+        read_demonstrations(SftConfig(demonstrations=str(path)), seed=0)
+
+
+@given(count=st.integers(1, 12), start=st.integers(0, 40), length=st.integers(0, 40), cut=st.integers(0, 40))
+def test_the_stream_can_be_cut_anywhere_and_covers_each_epoch(count: int, start: int, length: int, cut: int) -> None:
+    prompts = [Prompt(str(number), str(number)) for number in range(count)]
+    cut = min(cut, length)
+    whole = take(prompts, start, length, seed=5)
+    assert whole == take(prompts, start, cut, seed=5) + take(prompts, start + cut, length - cut, seed=5)
+    epoch = take(prompts, 3 * count, count, seed=5)
+    assert sorted(prompt.id for prompt in epoch) == sorted(prompt.id for prompt in prompts)
+
+
+def test_every_request_has_a_seed_of_its_own_that_a_rerun_repeats() -> None:
+    prompts = [Prompt("a", "a"), Prompt("b", "b"), Prompt("a", "a")]
+    requests = sample_requests(prompts, 3, seed=0, purpose="ppo-4", temperature=1.0)
+    assert requests == sample_requests(prompts, 3, seed=0, purpose="ppo-4", temperature=1.0)
+    others = [
+        *sample_requests(prompts, 3, seed=1, purpose="ppo-4", temperature=1.0),
+        *sample_requests(prompts, 3, seed=0, purpose="ppo-5", temperature=1.0),
+    ]
+    seeds = [request.seed for request in requests + others]
+    assert len(set(seeds)) == len(seeds) == 27
+    assert all(0 <= seed < 1 << 63 for seed in seeds)
+    assert len({request.sample_id for request in requests}) == 9
+
+
+def tokenizer(chat_template: str | None) -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "Hello": 1, "user": 2, "system": 3, "brief": 4}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    made = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
+    made.chat_template = chat_template
+    return made
+
+
+def test_a_prompt_goes_through_the_chat_template_where_there_is_one() -> None:
+    template = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}"
+    chat = tokenizer(template)
+    assert encode_prompt(chat, Prompt("p", "Hello")) == [2, 1]
+    assert encode_prompt(chat, Prompt("p", (Message("system", "brief"), Message("user", "Hello")))) == [3, 4, 2, 1]
+    assert encode_prompt(tokenizer(None), Prompt("p", "Hello")) == [1]
+    with pytest.raises(UserError, match="has no chat template"):
+        encode_prompt(tokenizer(None), Prompt("p", (Message("user", "Hello"),)))
