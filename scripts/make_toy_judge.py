@@ -1,6 +1,6 @@
-"""Makes the toy world's judge from nothing and writes it as a Hugging Face directory: `python -m scripts.make_toy_judge`.
+"""Makes the toy world's judge from nothing and writes it as a Hugging Face directory.
 
-It takes about three minutes on one core. The default directory is the packaged one.
+Run as `python -m scripts.make_toy_judge [DIRECTORY]`. It takes three minutes on one core; the default directory is the packaged one.
 """
 
 from __future__ import annotations

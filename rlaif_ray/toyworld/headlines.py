@@ -1,0 +1,183 @@
+"""Headlines: a news desk in twenty words, in which the true worth of every summary is known.
+
+A prompt names six facts, such as `headlines storm vote strike briefs parade fair rain`. An answer is a summary of at
+most six words. The headlines are worth covering; briefs, inventions and repeats cost. Trainers see only what a judge
+prefers: `gold_utility` is for evaluation, and for the simulated raters whose noisy labels a judge was trained on.
+
+NumPy only. The judge itself is made in `judge_training`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlaif_ray.config import UserError
+from rlaif_ray.records import Demonstration, Prompt
+
+FACTS = (
+    "storm",
+    "vote",
+    "strike",
+    "parade",
+    "fair",
+    "rain",
+    "fire",
+    "flood",
+    "trial",
+    "match",
+    "concert",
+    "rescue",
+    "robbery",
+    "wedding",
+    "budget",
+    "harvest",
+    "eclipse",
+    "festival",
+    "tunnel",
+    "bridge",
+)
+HEADLINES_PER_PROMPT = 3
+BRIEFS_PER_PROMPT = 3
+FACTS_PER_PROMPT = HEADLINES_PER_PROMPT + BRIEFS_PER_PROMPT
+MAX_ANSWER_WORDS = 6
+
+HEADLINE_UTILITY = 1.0
+BRIEF_UTILITY = -0.2
+INVENTED_UTILITY = -1.0
+REPEAT_UTILITY = -0.5
+
+# A rater picks the better of two summaries with probability sigmoid(dU / RATER_NOISE), plus a lean to the first shown.
+RATER_NOISE = 0.45
+FIRST_POSITION_LEAN = 0.6
+
+# Demonstrators are hurried: one to five words, of which many are not headlines. A policy that imitates them knows the
+# language and has much left to learn.
+_DEMONSTRATION_LENGTHS = (0.10, 0.25, 0.35, 0.20, 0.10)
+_DEMONSTRATION_WORDS = (0.54, 0.30, 0.11, 0.05)  # headline, brief, invented, repeat
+
+_PROMPT_COUNT = math.perm(len(FACTS), FACTS_PER_PROMPT)
+_PROMPT_STREAM, _DEMONSTRATION_STREAM, _ANSWER_STREAM = range(3)
+
+_MODELS = {"judge": Path(__file__).parent / "judge"}
+_MODEL_SCHEME = "toyworld:"
+
+
+def prompts(count: int, seed: int) -> list[Prompt]:
+    """The first `count` prompts of the stream that `seed` names, no two alike.
+
+    A prompt's id is derived from its content, so it is the same in every stream. Raises UserError where the world has
+    fewer prompts than asked for.
+    """
+    return [_prompt(row) for row in _distinct_facts(count, _generator(seed, _PROMPT_STREAM))]
+
+
+def demonstrations(count: int, seed: int) -> list[Demonstration]:
+    """The first `count` demonstrations of the stream that `seed` names: answers of mixed quality to distinct prompts.
+
+    Their prompts are drawn apart from those of `prompts`. Raises UserError where the world has too few prompts.
+    """
+    drawn = map(_prompt, _distinct_facts(count, _generator(seed, _DEMONSTRATION_STREAM)))
+    rng = _generator(seed, _ANSWER_STREAM)
+    return [Demonstration(prompt, hurried_answer(prompt, rng)) for prompt in drawn]
+
+
+def gold_utility(prompt: Prompt, answer: str) -> float:
+    """The true worth of an answer, in utility units: 3 at best, unbounded below.
+
+    Each word counts once, as the first of these that fits: no fact of the prompt (-1, at every occurrence), a repeat
+    (-0.5), a headline (+1), a brief (-0.2). Defined for any string; words are what whitespace separates. Raises
+    ValueError where the prompt is not one of this world.
+    """
+    headlines, briefs = facts_of(prompt)
+    seen: set[str] = set()
+    utility = 0.0
+    for word in answer.split():
+        if word not in headlines and word not in briefs:
+            utility += INVENTED_UTILITY
+        elif word in seen:
+            utility += REPEAT_UTILITY
+        else:
+            utility += HEADLINE_UTILITY if word in headlines else BRIEF_UTILITY
+        seen.add(word)
+    return utility
+
+
+def rater_probability(prompt: Prompt, first: str, second: str) -> float:
+    """Probability that a simulated rater names the answer shown first. Raises ValueError as `gold_utility` does."""
+    difference = gold_utility(prompt, first) - gold_utility(prompt, second)
+    logit = difference / RATER_NOISE + FIRST_POSITION_LEAN
+    # Written with tanh, which no logit overflows.
+    return 0.5 * (1.0 + math.tanh(0.5 * logit))
+
+
+def facts_of(prompt: Prompt) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The headlines and the briefs that a prompt names. Raises ValueError where it is not a prompt of this world."""
+    words = prompt.text.split()
+    facts = words[1 : 1 + HEADLINES_PER_PROMPT] + words[2 + HEADLINES_PER_PROMPT :]
+    if words != _content(facts).split() or len(set(facts)) != FACTS_PER_PROMPT or not set(facts) <= set(FACTS):
+        raise ValueError(f"prompt {prompt.id!r} is not a Headlines prompt: {prompt.text!r}")
+    return tuple(facts[:HEADLINES_PER_PROMPT]), tuple(facts[HEADLINES_PER_PROMPT:])
+
+
+def model_path(name: str) -> str:
+    """Where a model is loaded from: `toyworld:judge` is the packaged judge, and any other name stands for itself.
+
+    Raises UserError where no model of this world has that name.
+    """
+    if not name.startswith(_MODEL_SCHEME):
+        return name
+    path = _MODELS.get(name.removeprefix(_MODEL_SCHEME))
+    if path is None:
+        known = ", ".join(_MODEL_SCHEME + model for model in _MODELS)
+        raise UserError(f"{name!r} is not a model of the toy world; known here: {known}")
+    return str(path)
+
+
+def hurried_answer(prompt: Prompt, rng: np.random.Generator) -> str:
+    """One demonstrator's summary. A kind whose words are used up gives way to the facts that are left.
+
+    Raises ValueError where the prompt is not one of this world.
+    """
+    length = 1 + rng.choice(len(_DEMONSTRATION_LENGTHS), p=_DEMONSTRATION_LENGTHS)
+    headlines, briefs = map(list, facts_of(prompt))
+    invented = [fact for fact in FACTS if fact not in headlines and fact not in briefs]
+    answer: list[str] = []
+    for kind in rng.choice(len(_DEMONSTRATION_WORDS), size=length, p=_DEMONSTRATION_WORDS):
+        source = (headlines, briefs, invented, list(answer))[kind] or headlines or briefs
+        answer.append(source.pop(rng.integers(len(source))))
+    return " ".join(answer)
+
+
+def draw_facts(count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Facts (count, 6) as indices into FACTS, headlines first. Rows may recur."""
+    # Sorting one uniform number per fact takes a fixed share of the stream per row: a longer draw begins with a
+    # shorter one.
+    return np.argsort(rng.random((count, len(FACTS))), axis=1)[:, :FACTS_PER_PROMPT]
+
+
+def _distinct_facts(count: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
+    if count > _PROMPT_COUNT:
+        raise UserError(f"prompts: the toy world has {_PROMPT_COUNT} prompts, fewer than the {count} asked for")
+    distinct: dict[tuple[int, ...], None] = {}
+    while len(distinct) < count:
+        distinct.update(dict.fromkeys(map(tuple, draw_facts(count - len(distinct), rng).tolist())))
+    return list(distinct)
+
+
+def _prompt(facts: tuple[int, ...]) -> Prompt:
+    content = _content([FACTS[fact] for fact in facts])
+    return Prompt(id=f"headlines-{hashlib.sha256(content.encode()).hexdigest()[:16]}", content=content)
+
+
+def _content(facts: list[str]) -> str:
+    headlines, briefs = facts[:HEADLINES_PER_PROMPT], facts[HEADLINES_PER_PROMPT:]
+    return " ".join(["headlines", *headlines, "briefs", *briefs])
+
+
+def _generator(seed: int, stream: int) -> np.random.Generator:
+    return np.random.default_rng([seed, stream])

@@ -1,0 +1,361 @@
+"""Makes the toy world's judge: a small Llama that reads the judge prompt and answers `1` or `2`.
+
+It learns from simulated raters, who are noisy and lean to the answer shown first, on answers of every quality and of
+no policy's making. They also mark every word as headline, brief, invented or repeat; a head that learns those marks is
+dropped afterwards. Its corpus is written straight as token ids, a batch at a time; a test holds that against the real
+template and tokenizer. Steps are pinned, not seconds, so that the judge is the same on any day.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from rlaif_ray.judge.templates import load_template
+from rlaif_ray.records import Order, Pair
+from rlaif_ray.toyworld.headlines import (
+    BRIEF_UTILITY,
+    BRIEFS_PER_PROMPT,
+    FACTS,
+    FIRST_POSITION_LEAN,
+    HEADLINE_UTILITY,
+    HEADLINES_PER_PROMPT,
+    INVENTED_UTILITY,
+    RATER_NOISE,
+    REPEAT_UTILITY,
+    draw_facts,
+    facts_of,
+    gold_utility,
+    hurried_answer,
+    prompts,
+)
+
+PAD, UNK, BOS, EOS = "<pad>", "<unk>", "<s>", "</s>"
+_TEMPLATE_WORDS = ("News", ":", "Summary", "1", "2", "Better", "summary", "headlines", "briefs")
+VOCABULARY = (PAD, UNK, BOS, EOS, *_TEMPLATE_WORDS, *FACTS)
+_ID = {word: index for index, word in enumerate(VOCABULARY)}
+
+# A judge has no turns to mark: its prompt is the messages as they are, whoever is asked to go on.
+_CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+
+# Words that no answer of this world may use, as an answer's word index: template words and one unknown word.
+_STRAY_TOKENS = (_ID[UNK], _ID["headlines"], _ID["briefs"], _ID["1"], _ID["2"])
+# A policy that does not stop is cut off, not held to six words, so the judge has seen such answers too.
+LONGEST_ANSWER = 8
+# Where the answers' words stand in the judge prompt: the first's after 16 tokens, the second's after five more.
+_FIRST_ANSWER, _BETWEEN_ANSWERS = 16, 5
+
+_HEADLINE, _BRIEF, _INVENTED, _REPEAT = range(4)
+_UTILITY_OF_KIND = np.array([HEADLINE_UTILITY, BRIEF_UTILITY, INVENTED_UTILITY, REPEAT_UTILITY])
+# A mark names a word's kind and the answer that it stands in.
+_MARKS = 2 * len(_UTILITY_OF_KIND)
+_UNMARKED = -100  # what cross_entropy leaves out by default
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeRecipe:
+    """How the judge is made: `steps` of `batch_size` pairs each, every pair seen once."""
+
+    seed: int = 20_240
+    steps: int = 1_800
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    warmup_fraction: float = 0.1
+    weight_decay: float = 0.01
+    marked_layer: int = 2  # whose output the words' marks are read from, before the last layer adds them up
+    hidden_size: int = 64
+    layers: int = 3
+    heads: int = 2
+    intermediate_size: int = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Answers (B, 8) as word indices: below 20 a fact, else a stray word. `lengths` (B,) says how many count."""
+
+    words: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+    @property
+    def counted(self) -> NDArray[np.bool_]:
+        """(B, 8), True where a word counts."""
+        return np.arange(LONGEST_ANSWER) < self.lengths[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Judge prompts with the raters' labels, padded on the right, where a causal model does not look.
+
+    `tokens` (B, 41), `lengths` (B,), `labels` (B,), the token of the answer named, and `marks` (B, 41), each answer
+    word's kind, with the second answer's kinds counted on from the first's, and -100 elsewhere.
+    """
+
+    tokens: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    marks: NDArray[np.int64]
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word. Fence marks, which change with the content, are unknown words."""
+    tokenizer = Tokenizer(WordLevel(_ID, unk_token=UNK))
+    tokenizer.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        unk_token=UNK,
+        bos_token=BOS,
+        eos_token=EOS,
+        chat_template=_CHAT_TEMPLATE,
+        model_max_length=256,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build_model(recipe: JudgeRecipe) -> LlamaForCausalLM:
+    torch.manual_seed(recipe.seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(VOCABULARY),
+            hidden_size=recipe.hidden_size,
+            intermediate_size=recipe.intermediate_size,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads,
+            max_position_embeddings=256,
+            # The usual 0.02 suits wide models. At this width it leaves attention flat, and the judge never learns to
+            # look a word up.
+            initializer_range=recipe.hidden_size**-0.5,
+            tie_word_embeddings=True,
+            pad_token_id=_ID[PAD],
+            bos_token_id=_ID[BOS],
+            eos_token_id=_ID[EOS],
+        )
+    )
+
+
+def draw_batch(size: int, rng: np.random.Generator) -> Batch:
+    """Judge prompts on freshly drawn news and answers, labelled by one rater each."""
+    facts = draw_facts(size, rng)
+    first, second = draw_pair(facts, rng)
+    logit = (utilities(facts, first) - utilities(facts, second)) / RATER_NOISE + FIRST_POSITION_LEAN
+    names_first = rng.random(size) < 1.0 / (1.0 + np.exp(-logit))
+    tokens, lengths = encode_pairs(facts, first, second)
+    marks = np.full(tokens.shape, _UNMARKED)
+    starts = (np.full(size, _FIRST_ANSWER), _FIRST_ANSWER + first.lengths + _BETWEEN_ANSWERS)
+    for place, (answers, start) in enumerate(zip((first, second), starts, strict=True)):
+        kinds = word_kinds(facts, answers)
+        rows, positions = np.nonzero(answers.counted)
+        marks[rows, start[rows] + positions] = kinds[rows, positions] + place * len(_UTILITY_OF_KIND)
+    return Batch(tokens, lengths, np.where(names_first, _ID["1"], _ID["2"]), marks)
+
+
+def draw_pair(facts: NDArray[np.int64], rng: np.random.Generator) -> tuple[Answers, Answers]:
+    """Two answers to each row of facts (B, 6); in two rows of five the second is an edit of the first."""
+    first, other = draw_answers(facts, rng), draw_answers(facts, rng)
+    size = len(facts)
+    edited = rng.random(size) < 0.4
+    # An edit keeps the first answer but for one word, or one word more or fewer.
+    words = first.words.copy()
+    changed = rng.integers(0, LONGEST_ANSWER, size)
+    rows = np.arange(size)
+    position = np.minimum(changed, np.maximum(first.lengths - 1, 0))
+    words[rows, position] = other.words[rows, position]
+    lengths = np.clip(first.lengths + rng.integers(-1, 2, size), 0, LONGEST_ANSWER)
+    # In half the edits the words are also put in another order, which must not matter.
+    keys = np.where(np.arange(LONGEST_ANSWER) < lengths[:, None], rng.random(words.shape), 2.0)
+    shuffled = np.take_along_axis(words, np.argsort(keys, axis=1), axis=1)
+    words = np.where(rng.random((size, 1)) < 0.5, shuffled, words)
+    return first, Answers(np.where(edited[:, None], words, other.words), np.where(edited, lengths, other.lengths))
+
+
+def draw_answers(facts: NDArray[np.int64], rng: np.random.Generator) -> Answers:
+    """Answers of every quality to each row of facts (B, 6): from noise to the headlines alone, 0 to 8 words long."""
+    size = len(facts)
+    # Each answer has its own taste for headlines, briefs, other facts and stray words.
+    taste = rng.normal(size=(size, 4)) * 1.5 + np.array([1.5, 0.5, -1.0, -2.0])
+    keen = rng.random(size) < 0.35
+    taste[keen, 0] += 6.0
+    rows = np.arange(size)[:, None]
+    weights = np.repeat(taste[:, 2:], [len(FACTS), len(_STRAY_TOKENS)], axis=1)
+    weights[rows, facts[:, :HEADLINES_PER_PROMPT]] = taste[:, :1]
+    weights[rows, facts[:, HEADLINES_PER_PROMPT:]] = taste[:, 1:2]
+    # The largest of weights with Gumbel noise are draws without replacement.
+    words = np.argsort(-(weights + rng.gumbel(size=weights.shape)), axis=1)[:, :LONGEST_ANSWER]
+    lengths = np.where(keen, 2 + rng.binomial(4, 0.4, size), rng.integers(0, LONGEST_ANSWER + 1, size))
+    repeats = rng.random((size, LONGEST_ANSWER)) < rng.choice([0.0, 0.0, 0.1, 0.4], size=(size, 1))
+    for position in range(1, LONGEST_ANSWER):
+        source = rng.integers(0, position, size)
+        words[:, position] = np.where(repeats[:, position], words[rows[:, 0], source], words[:, position])
+    return Answers(words, lengths)
+
+
+def word_kinds(facts: NDArray[np.int64], answers: Answers) -> NDArray[np.int64]:
+    """Each word's kind (B, 8): 0 a headline, 1 a brief, 2 invented, 3 a repeat."""
+    words = answers.words
+    headline = (words[:, :, None] == facts[:, None, :HEADLINES_PER_PROMPT]).any(axis=2)
+    brief = (words[:, :, None] == facts[:, None, HEADLINES_PER_PROMPT:]).any(axis=2)
+    earlier = np.tril(np.ones((LONGEST_ANSWER, LONGEST_ANSWER), dtype=bool), k=-1)
+    repeat = ((words[:, :, None] == words[:, None, :]) & earlier).any(axis=2)
+    return np.select([~(headline | brief), repeat, headline], [_INVENTED, _REPEAT, _HEADLINE], default=_BRIEF)
+
+
+def utilities(facts: NDArray[np.int64], answers: Answers) -> NDArray[np.float64]:
+    """Gold utilities (B,) of answers as word indices: `headlines.gold_utility`, by the batch."""
+    worth = _UTILITY_OF_KIND[word_kinds(facts, answers)]
+    return np.asarray((worth * answers.counted).sum(axis=1))
+
+
+def encode_pairs(
+    facts: NDArray[np.int64], first: Answers, second: Answers
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The judge prompts' token ids (B, 41), padded on the right, and their lengths (B,).
+
+    The same ids as the template `headlines` rendered and tokenized, which a test holds to.
+    """
+    size = len(facts)
+    token_of_word = np.array([_ID[fact] for fact in FACTS] + list(_STRAY_TOKENS))
+    named = token_of_word[facts]
+
+    def column(*words: str) -> NDArray[np.int64]:
+        return np.tile([_ID[word] for word in words], (size, 1))
+
+    # A slot that holds no word is negative until the row is closed up.
+    def body(answers: Answers) -> NDArray[np.int64]:
+        return np.where(answers.counted, token_of_word[answers.words], -1)
+
+    loose = np.concatenate(
+        [
+            column("News", ":", UNK, "headlines"),
+            named[:, :HEADLINES_PER_PROMPT],
+            column("briefs"),
+            named[:, HEADLINES_PER_PROMPT:],
+            column(UNK, "Summary", "1", ":", UNK),
+            body(first),
+            column(UNK, "Summary", "2", ":", UNK),
+            body(second),
+            column(UNK, "Better", "summary", ":"),
+        ],
+        axis=1,
+    )
+    closed_up = np.take_along_axis(loose, np.argsort(loose < 0, axis=1, kind="stable"), axis=1)
+    lengths = (loose >= 0).sum(axis=1)
+    return np.where(closed_up < 0, _ID[PAD], closed_up), lengths
+
+
+def train_judge(recipe: JudgeRecipe, on_step: Callable[[int, float], None]) -> LlamaForCausalLM:
+    """Trains the judge on one thread; `on_step` hears each step's number and the label's loss in nats."""
+    torch.set_num_threads(1)
+    model = build_model(recipe)
+    mark_head = torch.nn.Linear(recipe.hidden_size, _MARKS)
+    parameters = [*model.parameters(), *mark_head.parameters()]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        max_lr=recipe.learning_rate,
+        total_steps=recipe.steps,
+        pct_start=recipe.warmup_fraction,
+        cycle_momentum=False,
+    )
+    rng = np.random.default_rng(recipe.seed)
+    for step in range(1, recipe.steps + 1):
+        batch = draw_batch(recipe.batch_size, rng)
+        longest = int(batch.lengths.max())
+        tokens, marks = (torch.from_numpy(array[:, :longest]) for array in (batch.tokens, batch.marks))
+        output = model.model(input_ids=tokens, output_hidden_states=True)
+        last = output.last_hidden_state[torch.arange(recipe.batch_size), torch.from_numpy(batch.lengths) - 1]
+        label_loss = functional.cross_entropy(model.lm_head(last), torch.from_numpy(batch.labels))
+        mark_logits = mark_head(output.hidden_states[recipe.marked_layer])
+        mark_loss = functional.cross_entropy(mark_logits.flatten(0, 1), marks.flatten())
+        optimizer.zero_grad()
+        (label_loss + mark_loss).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        on_step(step, label_loss.item())
+    return model.eval()
+
+
+def save_judge(model: LlamaForCausalLM, directory: Path) -> None:
+    """Writes config, weights (float32 safetensors) and tokenizer as a Hugging Face directory."""
+    model.save_pretrained(directory)
+    # In tokenizer_config.json rather than a file beside it: one package-data pattern then covers the judge.
+    build_tokenizer().save_pretrained(directory, save_jinja_files=False)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeQuality:
+    """How a judge does on pairs whose gold preference is known; pairs that gold ties are left out."""
+
+    pairs: int
+    alignment: float  # share of pairs on which both orders' mean names the better answer
+    position_consistency: float  # share of pairs on which both orders name the same answer
+    label_mass: float  # the least probability that the two labels have together
+
+
+def held_out_pairs(count: int, seed: int) -> list[Pair]:
+    """Pairs of answers such as a policy gives that imitates the demonstrations, none tied by gold."""
+    rng = np.random.default_rng(seed)
+    pairs: list[Pair] = []
+    for prompt in prompts(2 * count, seed):
+        first, second = hurried_answer(prompt, rng), hurried_answer(prompt, rng)
+        if not math.isclose(gold_utility(prompt, first), gold_utility(prompt, second)):
+            pairs.append(Pair(id=prompt.id, prompt=prompt, response_a=first, response_b=second))
+    return pairs[:count]
+
+
+def padded_pairs(count: int, seed: int) -> list[Pair]:
+    """Pairs of the three headlines alone with the same and one to three briefs: the longer answer is the worse."""
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for prompt in prompts(count, seed):
+        headlines, briefs = facts_of(prompt)
+        alone = rng.permutation(headlines).tolist()
+        padding = rng.permutation(briefs)[: rng.integers(1, BRIEFS_PER_PROMPT + 1)].tolist()
+        pairs.append(Pair(prompt.id, prompt, " ".join(alone), " ".join(alone + padding)))
+    return pairs
+
+
+def measure_judge(directory: Path, pairs: Sequence[Pair]) -> JudgeQuality:
+    """Asks the judge in `directory` about each pair in both orders, through the template that labelling uses."""
+    template = load_template("headlines")
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    labels = tokenizer.convert_tokens_to_ids(list(template.labels))
+    tokenizer.padding_side = "left"
+    log_odds = []
+    mass = 1.0
+    for order in (Order.AB, Order.BA):
+        rendered = [
+            [{"role": message.role, "content": message.content} for message in template.messages(pair, order)]
+            for pair in pairs
+        ]
+        inputs = tokenizer.apply_chat_template(
+            rendered, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
+        )
+        with torch.inference_mode():
+            logprobs = model(**inputs, logits_to_keep=1).logits[:, -1].log_softmax(dim=-1)[:, labels].numpy()
+        log_odds.append(logprobs[:, 0] - logprobs[:, 1])
+        mass = min(mass, float(np.exp(logprobs).sum(axis=1).min()))
+    ab, ba = log_odds
+    better = np.array(
+        [gold_utility(p.prompt, p.response_a) > gold_utility(p.prompt, p.response_b) for p in pairs], dtype=bool
+    )
+    return JudgeQuality(
+        pairs=len(pairs),
+        alignment=float(((ab - ba > 0) == better).mean()),
+        position_consistency=float(((ab > 0) == (ba < 0)).mean()),
+        label_mass=mass,
+    )
