@@ -1,0 +1,256 @@
+"""The learner: DeepSpeed ranks that take PPO's steps. `LearnerGroup` is the loop's `LearnerStage`.
+
+Ranks are handed references and fetch the batch from the object store themselves; weights leave rank 0 the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import ray
+
+from actors.spawn import spawn
+from rlaif_ray.checkpoints import Checkpoints
+from rlaif_ray.config import RunConfig
+from rlaif_ray.records import Rollouts, Scores, Weights, WeightVersion
+from rlaif_ray.rundir import directory_written_atomically
+from rlaif_ray.stages import Shards
+from rlaif_ray.weights import fingerprint_of, to_numpy
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_CANARY_TOKENS = 16
+_STATE_FILE = "learner.json"
+
+
+class UnexpectedMovement(RuntimeError):
+    """After the first updates a trainable tensor is where it was, or a frozen one is not."""
+
+
+class LearnerRank:
+    """One rank: the policy and the value model under DeepSpeed, and the frozen reference."""
+
+    def __init__(
+        self, config: RunConfig, sft_directory: Path, reward_directory: Path, checkpoints: Path, rank: int
+    ) -> None:
+        self._config = config
+        self._sft_directory = sft_directory
+        self._reward_directory = reward_directory
+        self._checkpoints = Checkpoints(checkpoints)
+        self._rank = rank
+        self._version = 0
+        self._watched: set[str] = set()
+
+    def open(self) -> tuple[str, int]:
+        """Where the other ranks find this one."""
+        from rlaif_ray.engines.deepspeed_engine import Rendezvous
+
+        self._rendezvous = Rendezvous(ray.util.get_node_ip_address(), self._config.learner.ranks)
+        return self._rendezvous.address
+
+    def start(self, address: tuple[str, int]) -> None:
+        """Join the group and load the models. Every rank must be asked at once."""
+        from rlaif_ray.engines.deepspeed_engine import DeepSpeedEngine, join_group
+        from rlaif_ray.engines.training import OptimizerSettings
+        from rlaif_ray.policy.model import load_policy, load_tokenizer, value_model_from_reward
+        from rlaif_ray.policy.update import PpoUpdate
+        from rlaif_ray.reward.model import RewardNormalisation
+
+        config = self._config
+        policy, ppo = config.policy, config.ppo
+        join_group(self._rank, config.learner.ranks, self._rendezvous if self._rank == 0 else address)
+        self._tokenizer = load_tokenizer(self._sft_directory, trust_remote_code=policy.trust_remote_code)
+        model = load_policy(self._sft_directory, dtype=policy.dtype, trust_remote_code=policy.trust_remote_code)
+        normalisation = RewardNormalisation.load(self._reward_directory)
+        value_model = value_model_from_reward(
+            self._reward_directory,
+            normalisation,
+            dtype=policy.dtype,
+            trust_remote_code=policy.trust_remote_code,
+        )
+
+        def engine(model: nn.Module, learning_rate: float) -> DeepSpeedEngine:
+            settings = OptimizerSettings(
+                learning_rate=learning_rate,
+                max_grad_norm=config.learner.max_grad_norm,
+                zero_stage=config.learner.zero_stage,
+                dtype=policy.dtype,
+                epsilon=ppo.adam_epsilon,
+            )
+            return DeepSpeedEngine(model, settings)
+
+        reference = copy.deepcopy(model).requires_grad_(False)
+        self._policy = engine(model, ppo.learning_rate)
+        self._value = engine(value_model, ppo.value_learning_rate)
+        self._reference = reference.to(self._policy.device)
+        self._update = PpoUpdate(
+            self._policy,
+            self._value,
+            self._reference,
+            normalisation,
+            ppo,
+            seed=config.seed,
+            temperature=config.rollout.temperature,
+            pad_id=self._tokenizer.pad_token_id,
+        )
+
+    def step(self, iteration: int, rollouts: Sequence[Any], scores: Sequence[Any]) -> dict[str, float]:
+        """One iteration on the shards behind these references. Every rank must be asked, with the same ones."""
+        before = self._unwatched(iteration)
+        metrics = self._update.step(iteration, ray.get(list(rollouts)), ray.get(list(scores)))
+        self._check_movement(before)
+        return metrics
+
+    def publish(self) -> WeightVersion | None:
+        """The weights in the object store, from rank 0; None from the others. Every rank must be asked."""
+        self._version += 1
+        weights = self._policy.gather_weights()
+        canary = self._canary()
+        logprobs = self._canary_logprobs(canary)
+        if self._rank != 0:
+            return None
+        return WeightVersion(
+            number=self._version,
+            fingerprint=fingerprint_of(weights),
+            weights=ray.put(weights),
+            canary_tokens=canary,
+            canary_logprobs=logprobs,
+        )
+
+    def begin_checkpoint(self, iteration: int) -> None:
+        self._checkpoints.begin(iteration)
+
+    def save(self, iteration: int) -> None:
+        """This rank's part of a checkpoint that has begun. Every rank must be asked."""
+        directory = self._checkpoints.unfinished(iteration)
+        self._policy.save(directory / "policy")
+        self._value.save(directory / "value")
+        if self._rank == 0:
+            state = {"iteration": iteration, "version": self._version}
+            (directory / _STATE_FILE).write_text(json.dumps(state) + "\n")
+
+    def finish_checkpoint(self, iteration: int) -> None:
+        self._checkpoints.finish(iteration)
+
+    def resume(self) -> int | None:
+        """Restore the newest whole checkpoint, after its digests have been checked. Every rank must be asked."""
+        iterations = self._checkpoints.iterations()
+        if not iterations:
+            return None
+        directory = self._checkpoints.verified(iterations[-1])
+        self._policy.load(directory / "policy")
+        self._value.load(directory / "value")
+        self._version = json.loads((directory / _STATE_FILE).read_text())["version"]
+        return iterations[-1]
+
+    def save_policy(self, directory: Path) -> None:
+        """Rank 0 writes the policy, whole or not at all. Every rank must be asked."""
+        from rlaif_ray.policy.model import save_model
+
+        weights = self._policy.gather_weights()
+        if self._rank == 0:
+            with directory_written_atomically(directory) as unfinished:
+                save_model(self._policy.module, weights, self._tokenizer, unfinished)
+
+    def _canary(self) -> tuple[int, ...]:
+        """Ordinary tokens of the vocabulary, drawn by the run's seed."""
+        special = set(self._tokenizer.all_special_ids)
+        ordinary = [token for token in range(len(self._tokenizer)) if token not in special]
+        drawn = np.random.default_rng(self._config.seed).choice(ordinary, _CANARY_TOKENS)
+        return tuple(drawn.tolist())
+
+    def _canary_logprobs(self, canary: tuple[int, ...]) -> tuple[float, ...]:
+        import torch
+
+        from rlaif_ray.policy.logprobs import token_logprobs
+
+        tokens = torch.tensor([canary], device=self._policy.device)
+        with torch.no_grad():
+            logits = self._policy.module(input_ids=tokens, use_cache=False).logits
+        return tuple(token_logprobs(logits[:, :-1], tokens[:, 1:], temperature=1.0)[0].tolist())
+
+    def _unwatched(self, iteration: int) -> dict[str, Weights]:
+        """The weights of the models that are about to be trained for the first time by this process."""
+        training = {"value": self._value}
+        if iteration >= self._config.ppo.value_warmup_iterations:
+            training["policy"] = self._policy
+        before = {name: engine.master_weights() for name, engine in training.items() if name not in self._watched}
+        if before:
+            before["reference"] = self._reference_weights()
+        return before
+
+    def _check_movement(self, before: Mapping[str, Weights]) -> None:
+        for model, engine in (("policy", self._policy), ("value", self._value)):
+            if model in before:
+                after = engine.master_weights()
+                for name, tensor in before[model].items():
+                    if np.array_equal(tensor, after[name]):
+                        raise UnexpectedMovement(f"the {model}'s {name} is trainable, but updates did not move it")
+                self._watched.add(model)
+        if "reference" in before:
+            after = self._reference_weights()
+            for name, tensor in before["reference"].items():
+                if not np.array_equal(tensor, after[name]):
+                    raise UnexpectedMovement(f"the reference's {name} is frozen, but an update moved it")
+
+    def _reference_weights(self) -> Weights:
+        return {name: to_numpy(parameter) for name, parameter in self._reference.named_parameters()}
+
+
+class LearnerGroup:
+    """Handles of the ranks. Every call goes to all of them at once; the first error is raised."""
+
+    def __init__(self, config: RunConfig, sft_directory: Path, reward_directory: Path, checkpoints: Path) -> None:
+        self._ranks: list[Any] = [
+            spawn(
+                LearnerRank,
+                f"learner-{rank}",
+                config.learner.resources,
+                args=(config, sft_directory, reward_directory, checkpoints, rank),
+            )
+            for rank in range(config.learner.ranks)
+        ]
+
+    async def ready(self) -> None:
+        """Wait until the ranks have met and loaded their models. Comes before any other call."""
+        address = await self._ranks[0].open.remote()
+        await self._all("start", address)
+
+    async def step(self, iteration: int, rollouts: Shards[Rollouts], scores: Shards[Scores]) -> Mapping[str, float]:
+        # Inside lists the references stay references: each rank fetches the batch itself.
+        metrics: Mapping[str, float] = (await self._all("step", iteration, list(rollouts), list(scores)))[0]
+        return metrics
+
+    async def publish(self) -> WeightVersion:
+        version: WeightVersion = (await self._all("publish"))[0]
+        return version
+
+    async def checkpoint(self, iteration: int) -> None:
+        await self._ranks[0].begin_checkpoint.remote(iteration)
+        await self._all("save", iteration)
+        await self._ranks[0].finish_checkpoint.remote(iteration)
+
+    async def resume(self) -> int | None:
+        """Restore the newest whole checkpoint and return its iteration, None where there is none.
+
+        Raises CheckpointCorrupt when a file of it is not what was written.
+        """
+        iteration: int | None = (await self._all("resume"))[0]
+        return iteration
+
+    async def save_policy(self, directory: Path) -> None:
+        await self._all("save_policy", directory)
+
+    def close(self) -> None:
+        for rank in self._ranks:
+            ray.kill(rank)
+
+    async def _all(self, method: str, *args: Any) -> list[Any]:
+        return list(await asyncio.gather(*(getattr(rank, method).remote(*args) for rank in self._ranks)))

@@ -1,0 +1,138 @@
+"""The batch trainers (SFT, reward model) under Ray Train: it places the workers and joins them into a group.
+
+What they make is kept by their own atomic writes; nothing is reported to Ray Train as a checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import ray
+
+from actors.spawn import thread_environment
+from rlaif_ray.config import FitConfig, RunConfig, UserError
+from rlaif_ray.metrics import REWARD, SFT, MetricsLog
+from rlaif_ray.records import Demonstration, LabelledPair
+
+if TYPE_CHECKING:
+    from rlaif_ray.fitting import OnStep
+    from rlaif_ray.reward.fitting import RewardFit
+    from rlaif_ray.sft import SftResult
+
+Result = TypeVar("Result")
+
+
+async def fit_sft(
+    config: RunConfig, demonstrations: Sequence[Demonstration], directory: Path, *, checkpoints: Path, metrics: Path
+) -> SftResult:
+    """Fill `directory` with the SFT model. Every step's metrics are appended to the file `metrics`.
+
+    Raises UserError when the demonstrations cannot be used.
+    """
+    data = ray.put(list(demonstrations))
+
+    def work(on_step: OnStep) -> SftResult:
+        from rlaif_ray import sft
+        from rlaif_ray.engines.deepspeed_engine import DeepSpeedEngine
+
+        return sft.fit_sft(config, ray.get(data), directory, DeepSpeedEngine, on_step)
+
+    return await _train(work, SFT, config.sft, checkpoints, metrics)
+
+
+async def fit_reward(
+    config: RunConfig,
+    pairs: Sequence[LabelledPair],
+    held_out: Sequence[LabelledPair],
+    answers: Sequence[tuple[int, ...]],
+    sft_directory: Path,
+    directory: Path,
+    *,
+    checkpoints: Path,
+    metrics: Path,
+) -> RewardFit:
+    """Fill `directory` with the reward model, normalised over `answers` (token ids with their prompts').
+
+    Raises UserError when the pairs or the answers cannot be used.
+    """
+    data = ray.put((list(pairs), list(held_out), list(answers)))
+
+    def work(on_step: OnStep) -> RewardFit:
+        from rlaif_ray.engines.deepspeed_engine import DeepSpeedEngine
+        from rlaif_ray.reward import fitting
+
+        fitted, measured, scored = ray.get(data)
+        return fitting.fit_reward(config, fitted, measured, scored, sft_directory, directory, DeepSpeedEngine, on_step)
+
+    return await _train(work, REWARD, config.reward, checkpoints, metrics)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What a worker runs. Only rank 0 logs, and its result is the trainer's."""
+
+    work: Callable[[OnStep], Any]
+    stage: str
+    metrics: Path
+
+
+async def _train(
+    work: Callable[[OnStep], Result], stage: str, config: FitConfig, checkpoints: Path, metrics: Path
+) -> Result:
+    # fit() blocks until training is over, and belongs in a thread of its own.
+    result = await asyncio.to_thread(_fit, _Job(work, stage, metrics.resolve()), config, checkpoints.resolve())
+    value: Result = result
+    return value
+
+
+def _fit(job: _Job, config: FitConfig, checkpoints: Path) -> Any:
+    from ray.train import RunConfig as TrainRunConfig
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    resources = config.resources
+    trainer = TorchTrainer(
+        _run,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(
+            num_workers=config.workers,
+            use_gpu=resources.gpus > 0,
+            resources_per_worker={"CPU": resources.cpus, "GPU": resources.gpus},
+        ),
+        run_config=TrainRunConfig(
+            name=job.stage,
+            storage_path=str(checkpoints),
+            worker_runtime_env={"env_vars": thread_environment(resources)},
+        ),
+    )
+    try:
+        return trainer.fit().return_value
+    except WorkerGroupError as error:
+        for failure in error.worker_failures.values():
+            cause = getattr(failure, "cause", failure)
+            if isinstance(cause, UserError):
+                raise cause from None
+        raise
+
+
+def _run(train_loop_config: dict[str, _Job]) -> Any:
+    """On every worker."""
+    from ray.train import get_context
+
+    job = train_loop_config["job"]
+    log = MetricsLog(job.metrics)
+    leads = get_context().get_world_rank() == 0
+
+    def on_step(step: int, total: int, values: Mapping[str, float]) -> None:
+        if leads:
+            log.append(job.stage, step, total, values)
+
+    try:
+        return job.work(on_step)
+    finally:
+        log.close()

@@ -1,0 +1,53 @@
+"""What the batch trainers (SFT, reward model) share: how many steps, which optimizer, which rows in a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlaif_ray.config import FitConfig
+from rlaif_ray.engines.training import Dtype, OptimizerSettings, Schedule
+
+OnStep = Callable[[int, int, Mapping[str, float]], None]
+"""Told of each optimizer step: its number from 1, how many there will be, and its metrics."""
+
+_BUCKET = 50
+"""Batches whose rows are sorted by length together: padding shrinks, and a row's company still changes every epoch."""
+
+
+def optimizer_steps(config: FitConfig, examples: int) -> int:
+    """Optimizer steps of `config.epochs` passes; the last batch of a pass may be smaller."""
+    return math.ceil(config.epochs * math.ceil(examples / config.batch_size))
+
+
+def optimizer_settings(config: FitConfig, dtype: Dtype, steps: int) -> OptimizerSettings:
+    return OptimizerSettings(
+        learning_rate=config.learning_rate,
+        max_grad_norm=config.max_grad_norm,
+        zero_stage=config.zero_stage,
+        dtype=dtype,
+        weight_decay=config.weight_decay,
+        schedule=Schedule(total=steps, warmup=round(config.warmup_fraction * steps)),
+    )
+
+
+def bucketed_batches(lengths: NDArray[np.int64], batch_size: int, steps: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Row indices of `steps` batches. Every pass shuffles anew, and puts rows of like length into one batch."""
+    epoch = 0
+    while True:
+        random = np.random.default_rng([seed, epoch])
+        order = random.permutation(len(lengths))
+        batches: list[NDArray[np.int64]] = []
+        for start in range(0, len(order), _BUCKET * batch_size):
+            bucket = order[start : start + _BUCKET * batch_size]
+            bucket = bucket[np.argsort(lengths[bucket], kind="stable")]
+            batches += [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
+        for index in random.permutation(len(batches)):
+            if steps == 0:
+                return
+            steps -= 1
+            yield batches[index]
+        epoch += 1

@@ -1,0 +1,151 @@
+"""The models that PPO trains: loading the policy, building a small one from scratch, and the value model.
+
+Dropout is off everywhere, in training too: models stay in evaluation mode, so that the policy that samples, the one
+that is trained at a ratio of 1 and the reference are one function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlaif_ray.config import ScratchModelConfig
+from rlaif_ray.engines.training import Dtype
+from rlaif_ray.policy.logprobs import ModelInputs
+from rlaif_ray.records import Weights
+from rlaif_ray.reward.model import RewardNormalisation, load_reward_model
+from rlaif_ray.weights import to_torch
+
+PAD, BOS, EOS, UNK, SEP = "<pad>", "<bos>", "<eos>", "<unk>", "<sep>"
+
+
+def load_policy(model: str | Path, *, dtype: Dtype, trust_remote_code: bool) -> Any:
+    """A causal language model, without dropout."""
+    from transformers import AutoModelForCausalLM
+
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        model, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
+    )
+    return loaded.eval()
+
+
+def load_tokenizer(model: str | Path, *, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+
+
+def stop_token(model: Any, tokenizer: Any) -> int:
+    """The token that ends an answer: the model's own (the first, where it has several), else the tokenizer's."""
+    stop = model.generation_config.eos_token_id
+    if stop is None:
+        stop = tokenizer.eos_token_id
+    if stop is None:
+        raise ValueError("neither the model nor its tokenizer names an end-of-sequence token")
+    return int(stop[0] if isinstance(stop, list) else stop)
+
+
+def scratch_tokenizer(texts: Iterable[str]) -> Any:
+    """A tokenizer whose vocabulary is the words of `texts`, in sorted order after five special tokens.
+
+    `tokenizer(text).input_ids` is `<bos> words <sep>`, a prompt; with `add_special_tokens=False` the words alone, an
+    answer. Decoding puts single spaces between words.
+    """
+    import transformers
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from tokenizers.processors import TemplateProcessing
+
+    words = sorted({word for text in texts for word in text.split()})
+    vocabulary = {token: number for number, token in enumerate([PAD, BOS, EOS, UNK, SEP, *words])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNK))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.post_processor = TemplateProcessing(
+        single=f"{BOS} $A {SEP}", special_tokens=[(BOS, vocabulary[BOS]), (SEP, vocabulary[SEP])]
+    )
+    build: Any = transformers.PreTrainedTokenizerFast
+    return build(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        unk_token=UNK,
+        additional_special_tokens=[SEP],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def scratch_policy(config: ScratchModelConfig, tokenizer: Any, *, positions: int, dtype: Dtype, seed: int) -> Any:
+    """An untrained Llama over the tokenizer's vocabulary, for sequences of up to `positions` tokens."""
+    import transformers
+
+    torch.manual_seed(seed)
+    build: Any = transformers.LlamaForCausalLM
+    model = build(
+        transformers.LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.heads,
+            max_position_embeddings=positions,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            tie_word_embeddings=False,
+        )
+    )
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model.to(getattr(torch, dtype)).eval()
+
+
+class ValueModel(nn.Module):
+    """A language model's body with a linear head: the expected return of the state after each token."""
+
+    def __init__(self, body: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.body = body
+        self.head = head
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, keep: int) -> Tensor:
+        """Values (B, keep) float32 of the last `keep` positions of (B, L) inputs."""
+        hidden = self.body(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+        ).last_hidden_state
+        values: Tensor = self.head(hidden[:, -keep:]).squeeze(-1).float()
+        return values
+
+
+def value_model_from_reward(
+    directory: Path, normalisation: RewardNormalisation, *, dtype: Dtype, trust_remote_code: bool
+) -> ValueModel:
+    """The reward model with its head at every token, in units of the normalised reward from the start.
+
+    The normalisation is folded into the head: (w h - mean) / std.
+    """
+    reward = load_reward_model(directory, dtype=dtype, trust_remote_code=trust_remote_code)
+    old = reward.score
+    head = nn.Linear(old.in_features, 1, dtype=old.weight.dtype)
+    with torch.no_grad():
+        head.weight.copy_(old.weight / normalisation.std)
+        head.bias.fill_(-normalisation.mean / normalisation.std)
+    return ValueModel(reward.base_model, head).eval()
+
+
+def state_values(model: nn.Module, inputs: ModelInputs) -> Tensor:
+    """V(s_t) (B, A) float32 of the state *before* each answer token."""
+    values: Tensor = model(inputs.input_ids, inputs.attention_mask, inputs.position_ids, inputs.answer_width + 1)
+    return values[:, :-1]
+
+
+def save_model(model: Any, weights: Weights, tokenizer: Any, directory: Path) -> None:
+    """Fill an existing directory with a Hugging Face model: these weights as safetensors, and the tokenizer."""
+    model.save_pretrained(directory, state_dict={name: to_torch(array) for name, array in weights.items()})
+    tokenizer.save_pretrained(directory)

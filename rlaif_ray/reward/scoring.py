@@ -1,0 +1,79 @@
+"""Raw rewards of token sequences, the same for a shard whenever it is scored.
+
+Rows are taken in the order of their ids and cut into batches by a bound on padded tokens. The reward is the Hugging
+Face model's own raw logit; nothing is normalised here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rlaif_ray.records import Rollouts, Scores
+
+Tokens = NDArray[np.int32] | Sequence[int]
+
+
+def right_padded(sequences: Sequence[Tokens], pad_id: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """`input_ids` and `attention_mask` (N, longest) int64."""
+    lengths = np.array([len(sequence) for sequence in sequences])
+    real = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.full(real.shape, pad_id, dtype=np.int64)
+    ids[real] = np.concatenate([np.asarray(sequence, dtype=np.int64) for sequence in sequences])
+    return {
+        "input_ids": torch.from_numpy(ids).to(device),
+        "attention_mask": torch.from_numpy(real.astype(np.int64)).to(device),
+    }
+
+
+def rewards_of(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The reward model's raw logits (N,) in float32."""
+    scores: torch.Tensor = model(**inputs, use_cache=False).logits
+    return scores.squeeze(-1).float()
+
+
+def token_bounded(lengths: Sequence[int], max_batch_tokens: int) -> list[range]:
+    """Consecutive rows in batches of at most `max_batch_tokens`, padding included; a longer row stands alone."""
+    batches = []
+    start, width = 0, 0
+    for row, length in enumerate(lengths):
+        width = max(width, length)
+        if row > start and width * (row - start + 1) > max_batch_tokens:
+            batches.append(range(start, row))
+            start, width = row, length
+    if start < len(lengths):
+        batches.append(range(start, len(lengths)))
+    return batches
+
+
+@torch.no_grad()
+def score_sequences(
+    model: Any, ids: Sequence[str], sequences: Sequence[Tokens], *, max_batch_tokens: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Raw rewards (N,) and which of them are valid (N,), row by row.
+
+    A sequence beyond the model's positions, an empty one, or one whose reward is not finite is invalid, and its value
+    is NaN.
+    """
+    longest = model.config.max_position_embeddings
+    pad_id = model.config.pad_token_id
+    device = next(model.parameters()).device
+    values = np.full(len(sequences), np.nan, dtype=np.float32)
+    order = [i for i in sorted(range(len(ids)), key=ids.__getitem__) if 0 < len(sequences[i]) <= longest]
+    for batch in token_bounded([len(sequences[i]) for i in order], max_batch_tokens):
+        rows = [order[position] for position in batch]
+        inputs = right_padded([sequences[row] for row in rows], pad_id, device)
+        values[rows] = rewards_of(model, inputs).cpu().numpy()
+    valid = np.isfinite(values)
+    return np.where(valid, values, np.nan).astype(np.float32), valid
+
+
+def score_rollouts(model: Any, rollouts: Rollouts, *, max_batch_tokens: int) -> Scores:
+    """The scores of one shard: of each prompt with its answer, as token ids."""
+    sequences = [np.concatenate([rollouts.prompt(row), rollouts.answer(row)]) for row in range(len(rollouts))]
+    values, valid = score_sequences(model, rollouts.sample_ids, sequences, max_batch_tokens=max_batch_tokens)
+    return Scores(sample_ids=rollouts.sample_ids, values=values, valid=valid)
