@@ -22,7 +22,7 @@ from rlaif_ray.weights import read_weights
 
 
 class RolloutWorker:
-    """One replica. A replica that Ray restarts has the first weights again and loads the wanted ones before it serves."""
+    """One replica. One that Ray restarts has the first weights again, and loads the wanted ones before it serves."""
 
     def __init__(self, model: str, policy: PolicyConfig, rollout: RolloutConfig) -> None:
         self._engine = VllmRolloutEngine(
@@ -36,14 +36,14 @@ class RolloutWorker:
             enforce_eager=rollout.enforce_eager,
             trust_remote_code=policy.trust_remote_code,
         )
-        self._loaded: int | None = None
+        self._loaded: str | None = None
 
     def load(self, version: WeightVersion) -> str:
         """Serve `version`; returns its fingerprint once the engine has proved that it does."""
-        if self._loaded != version.number:
+        if self._loaded != version.fingerprint:
             weights = version.weights
             self._engine.load(version, read_weights(weights) if isinstance(weights, Path) else ray.get(weights))
-            self._loaded = version.number
+            self._loaded = version.fingerprint
         return version.fingerprint
 
     def generate(self, requests: Sequence[SampleRequest], version: WeightVersion) -> Rollouts:

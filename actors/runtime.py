@@ -1,0 +1,129 @@
+"""The cluster as the pipeline's `Runtime`: Ray is joined, stages are started when asked for, and kept until the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import ray
+
+from actors import trainer
+from actors.judge import Judges, start_judges
+from actors.learner import LearnerGroup
+from actors.reward import RewardPool
+from actors.rollout import RolloutPool
+from rlaif_ray.config import RunConfig
+from rlaif_ray.records import Demonstration, LabelledPair, WeightVersion
+from rlaif_ray.rundir import RunDirectory
+from rlaif_ray.stages import Ref, Shards
+from rlaif_ray.weights import fingerprint_of, read_weights
+
+T = TypeVar("T")
+Pool = TypeVar("Pool", RolloutPool, RewardPool, LearnerGroup)
+
+
+class RayRuntime:
+    """Use as a context manager. `local` starts a Ray of its own and leaves any other on the machine alone."""
+
+    def __init__(self, config: RunConfig, *, local: bool) -> None:
+        self._config = config
+        self._local = local
+        self._run = RunDirectory(config.run_dir)
+        self._rollouts: RolloutPool | None = None
+        self._rewards: RewardPool | None = None
+        self._learner: LearnerGroup | None = None
+        self._judges: Judges | None = None
+
+    def __enter__(self) -> RayRuntime:
+        # Ray turns token authentication on by itself where it finds a token; which it is must not depend on that.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+        address = "local" if self._local else os.environ.get("RAY_ADDRESS", "local")
+        ray.init(
+            address=address,
+            # Actors say what matters through their results; the rest is in Ray's own logs.
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            **({"include_dashboard": True, "dashboard_host": "127.0.0.1"} if address == "local" else {}),
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        ray.shutdown()
+
+    @property
+    def dashboard(self) -> str | None:
+        """The address of Ray's dashboard, where there is one."""
+        url = ray._private.worker.get_dashboard_url()
+        return f"http://{url}" if url else None
+
+    async def fit_sft(self, demonstrations: Sequence[Demonstration]) -> None:
+        await trainer.fit_sft(
+            self._config,
+            demonstrations,
+            self._run.model("sft"),
+            checkpoints=self._run.checkpoints("sft"),
+            metrics=self._run.metrics,
+        )
+
+    async def fit_reward(
+        self, train: Sequence[LabelledPair], held_out: Sequence[LabelledPair], answers: Sequence[tuple[int, ...]]
+    ) -> None:
+        await trainer.fit_reward(
+            self._config,
+            train,
+            held_out,
+            answers,
+            self._run.model("sft"),
+            self._run.model("reward"),
+            checkpoints=self._run.checkpoints("reward"),
+            metrics=self._run.metrics,
+        )
+
+    async def rollouts(self) -> RolloutPool:
+        if self._rollouts is None:
+            self._rollouts = RolloutPool(self._run.model("sft"), self._config.policy, self._config.rollout)
+            await self._rollouts.ready()
+        return self._rollouts
+
+    async def judges(self) -> Judges:
+        if self._judges is None:
+            self._judges = start_judges(self._config.judge, seed=self._config.seed, ledger_path=self._run.ledger)
+        return self._judges
+
+    async def rewards(self) -> RewardPool:
+        if self._rewards is None:
+            self._rewards = RewardPool(self._run.model("reward"), self._config.policy, self._config.reward)
+            await self._rewards.ready()
+        return self._rewards
+
+    async def learner(self) -> LearnerGroup:
+        if self._learner is None:
+            self._learner = LearnerGroup(
+                self._config, self._run.model("sft"), self._run.model("reward"), self._run.checkpoints("ppo")
+            )
+            await self._learner.ready()
+        return self._learner
+
+    async def directory_version(self, directory: Path, number: int) -> WeightVersion:
+        # Reading a large model to fingerprint it is work for the cluster, not for the driver.
+        fingerprint: str = await ray.remote(_fingerprint).options(num_cpus=0).remote(directory)
+        return WeightVersion(number, fingerprint, directory, (), ())
+
+    async def fetch(self, shards: Shards[T]) -> list[T]:
+        references: tuple[Any, ...] = shards
+        return list(await asyncio.gather(*references))
+
+    def put(self, value: T) -> Ref[T]:
+        return ray.put(value)
+
+
+def _fingerprint(directory: Path) -> str:
+    return fingerprint_of(read_weights(directory))
