@@ -100,7 +100,7 @@ def _curve(stage: str, title: str, names: Sequence[str], rows: Sequence[MetricsR
             }
         )
     known = METRICS.get(names[0])
-    note = known.meaning.capitalize() if known else ""
+    note = known.meaning[0].upper() + known.meaning[1:] if known else ""
     return Figure(
         id=f"{stage}-{names[0]}",
         title=title,
@@ -208,13 +208,18 @@ def _kl_frontier(rows: Sequence[MetricsRow], summary: Summary) -> list[Figure]:
             "x": [policy.kl],
             "y": [value],
             "yaxis": "y2" if ppo else "y",
-            "marker": {"color": _FIRST, "size": 11},
+            "marker": {"color": _SECOND, "size": 11},
         }
         if interval is not None and value is not None:
-            spread = {"type": "data", "symmetric": False, "color": _FIRST, "thickness": 2, "width": 5}
+            spread = {"type": "data", "symmetric": False, "color": _SECOND, "thickness": 2, "width": 5}
             point["error_y"] = {**spread, "array": [interval[1] - value], "arrayminus": [value - interval[0]]}
         traces.append(point)
-        axis = {"title": {"text": "win rate"}, "tickformat": ".0%", "range": [0, 1]}
+        axis = {
+            "title": {"text": "win rate"},
+            "tickformat": ".0%",
+            "range": [0, 1],
+            "tickvals": [0, 0.25, 0.5, 0.75, 1],
+        }
         layout["yaxis2" if ppo else "yaxis"] = {**axis, "overlaying": "y", "side": "right"} if ppo else axis
     return [
         Figure(
@@ -314,13 +319,18 @@ def stage_times(summary: Summary) -> Figure | None:
     )
 
 
+# A part of the stacked bar that is smaller has no room for its share.
+_NAMED = 0.1
+
 # One bar of 100 %, its parts named inside it.
 _STACKED: Mapping[str, Any] = {
     "barmode": "stack",
-    "xaxis": {"range": [0, 1], "tickformat": ".0%", "showgrid": False},
+    "xaxis": {"range": [0, 1], "tickformat": ".0%", "tickvals": [0, 0.25, 0.5, 0.75, 1], "showgrid": False},
     "yaxis": {"visible": False},
+    "margin": {"l": 16, "r": 22, "t": 10, "b": 30},
+    "legend": {"traceorder": "normal"},
     "bargap": 0.1,
-    "height": 190,
+    "height": 170,
 }
 
 
@@ -333,7 +343,7 @@ def _stacked(counts: Sequence[tuple[str, int, str]]) -> list[dict[str, Any]]:
             "name": name,
             "x": [count / total],
             "y": [""],
-            "text": [share(count / total)],
+            "text": [share(count / total) if count / total > _NAMED else ""],
             "textposition": "inside",
             "insidetextanchor": "middle",
             "textangle": 0,

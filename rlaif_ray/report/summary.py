@@ -151,7 +151,9 @@ def share_interval(interval: Interval) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the two units that matter, such as `1 h 4 min`."""
+    """Seconds in the one or two units that matter, such as `1 h 4 min`."""
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
     if seconds < 60:
         return f"{seconds:.1f} s"
     whole = round(seconds)
