@@ -68,15 +68,16 @@ class RateLimiter:
         self._requests = _Pace(limits.requests_per_minute, now)
         self._tokens = _Pace(limits.tokens_per_minute, now)
         self._lease_ttl_s = lease_ttl_s
-        self._expiries: dict[int, float] = {}  # in the order of expiry, as every lease lives equally long
+        # Expiry and holder by lease; in the order of expiry, as every lease lives equally long.
+        self._leases: dict[int, tuple[float, str]] = {}
         self._paused_until = -math.inf
         self._next_id = 0
 
     @property
     def in_flight(self) -> int:
-        return len(self._expiries)
+        return len(self._leases)
 
-    def acquire(self, tokens: int, now: float) -> Lease | None:
+    def acquire(self, tokens: int, holder: str, now: float) -> Lease | None:
         """A lease, charged `tokens`, or None when none is due."""
         if self.wait_s(now) > 0:
             return None
@@ -84,25 +85,29 @@ class RateLimiter:
         self._tokens.charge(tokens, now)
         lease = Lease(self._next_id, tokens)
         self._next_id += 1
-        self._expiries[lease.id] = now + self._lease_ttl_s
+        self._leases[lease.id] = (now + self._lease_ttl_s, holder)
         return lease
 
     def wait_s(self, now: float) -> float:
         """Seconds until a lease may be due; a settlement can bring it forward."""
         self._expire(now)
         waits = [self._requests.wait_s(now), self._tokens.wait_s(now), self._paused_until - now]
-        if len(self._expiries) >= self._max_concurrency:
-            waits.append(next(iter(self._expiries.values())) - now)
+        if len(self._leases) >= self._max_concurrency:
+            waits.append(next(iter(self._leases.values()))[0] - now)
         return max(0.0, *waits)
 
     def settle(self, settlement: Settlement) -> None:
         """Take a lease back and correct its token charge. A lease that expired meanwhile is corrected all the same."""
-        self._expiries.pop(settlement.lease.id, None)
+        self._leases.pop(settlement.lease.id, None)
         if settlement.sent:
             self._tokens.correct(settlement.tokens - settlement.lease.tokens)
         else:
             self._requests.correct(-1)
             self._tokens.correct(-settlement.lease.tokens)
+
+    def release(self, holder: str) -> None:
+        """Take back all leases of a holder that died. What they were charged stays: their requests may be out."""
+        self._leases = {lease: entry for lease, entry in self._leases.items() if entry[1] != holder}
 
     def pause(self, seconds: float, now: float) -> None:
         """Give no lease for so long: the server refused one. A shorter pause does not cut a longer one."""
@@ -113,8 +118,8 @@ class RateLimiter:
         return self.wait_s(now) > 0
 
     def _expire(self, now: float) -> None:
-        while self._expiries:
-            lease, expiry = next(iter(self._expiries.items()))
+        while self._leases:
+            lease, (expiry, _) = next(iter(self._leases.items()))
             if expiry > now:
                 return
-            del self._expiries[lease]
+            del self._leases[lease]

@@ -63,9 +63,7 @@ class JudgeTemplate:
 
     def messages(self, pair: Pair, order: Order) -> tuple[Message, ...]:
         """The judge's conversation on a pair, in one presentation order."""
-        first, second = (
-            (pair.response_a, pair.response_b) if order is Order.AB else (pair.response_b, pair.response_a)
-        )
+        first, second = (pair.response_a, pair.response_b) if order is Order.AB else (pair.response_b, pair.response_a)
         mark = fence_mark(pair.prompt.text, first, second)
         context = self._template.new_context(
             {

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from loopback_judge import LoopbackJudge, p_first, serving
+
+from actors.judge import Judges, start_judges
+from rlaif_ray.config import JudgeConfig, UserError
+from rlaif_ray.records import Outcome, Pair, Preference, Prompt
+
+KEY_VARIABLE = "RLAIF_TEST_JUDGE_KEY"
+
+
+@pytest.fixture
+def server() -> Iterator[LoopbackJudge]:
+    with serving(LoopbackJudge()) as judge:
+        yield judge
+
+
+@pytest.fixture
+async def start(server: LoopbackJudge, tmp_path: Path) -> AsyncIterator[Any]:
+    started: list[Judges] = []
+
+    def start(**changes: Any) -> Judges:
+        settings = {
+            "model": "loopback",
+            "base_url": server.url,
+            "api_key_env": KEY_VARIABLE,
+            "actors": {"min": 1, "max": 2, "cpus": 0.1},
+            **changes,
+        }
+        judges = start_judges(JudgeConfig.model_validate(settings), seed=0, ledger_path=tmp_path / "ledger.sqlite")
+        started.append(judges)
+        return judges
+
+    yield start
+    for judges in started:
+        await judges.stop()
+
+
+def pairs(count: int) -> list[Pair]:
+    """The answers' lengths differ from pair to pair, and so do their probabilities."""
+    return [
+        Pair(f"pair-{number}", Prompt(f"prompt-{number}", f"Say {number}."), "long " * (number % 7), "short")
+        for number in range(count)
+    ]
+
+
+def check(preferences: list[Preference], asked: list[Pair]) -> None:
+    """Every pair scored, with the probability that the server's mind gives it over both orders."""
+    assert [preference.pair for preference in preferences] == asked
+    for preference, pair in zip(preferences, asked, strict=True):
+        assert preference.outcome is Outcome.SCORED, preference.reason
+        ab, ba = p_first(pair.response_a, pair.response_b), p_first(pair.response_b, pair.response_a)
+        assert preference.p == pytest.approx((ab + 1 - ba) / 2)
+        assert preference.consistent == ((ab > 0.5) == (ba < 0.5))
+
+
+async def until(condition: Any, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not await condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        await asyncio.sleep(0.02)
+
+
+async def test_probabilities_are_right_and_a_second_run_asks_nothing(start: Any, server: LoopbackJudge) -> None:
+    asked = pairs(50)
+    judges = start(price={"input": 1.0, "output": 2.0}, budget_usd=1.0)
+    check(await judges.label(asked, "collect"), asked)
+    progress = await judges.progress()
+    assert (progress.scored, progress.calls, progress.cached) == (100, 100, 0)
+    # 100 calls of 100 prompt tokens at $1 and one answer token at $2 per million.
+    assert progress.cost_usd == pytest.approx(100 * (100 * 1e-6 + 2e-6))
+    assert (await judges.totals()).spent_usd == pytest.approx(progress.cost_usd)
+    await judges.stop()
+
+    again = start(price={"input": 1.0, "output": 2.0}, budget_usd=1.0)
+    preferences = await again.label(asked, "collect")
+    check(preferences, asked)
+    assert all(judgement.cache_hit for preference in preferences for judgement in preference.judgements)
+    progress = await again.progress()
+    assert (progress.cached, progress.calls, progress.cost_usd) == (100, 0, 0.0)
+    assert len(server.prompts) == 100
+
+
+async def test_the_same_question_is_asked_once(start: Any, server: LoopbackJudge) -> None:
+    pair = pairs(3)[2]
+    twins = [Pair(f"twin-{number}", pair.prompt, pair.response_a, pair.response_b) for number in range(10)]
+    judges = start()
+    check(await judges.label(twins, "collect"), twins)
+    assert len(server.prompts) == 2
+    assert (await judges.progress()).calls == 2
+
+
+async def test_faults_of_the_endpoint_lose_nothing(start: Any, server: LoopbackJudge) -> None:
+    server.faults = ["429 0.2", "500", "cut", "503", "429 0.2", "cut", "408", "500"]
+    asked = pairs(30)
+    judges = start()
+    check(await judges.label(asked, "collect"), asked)
+    assert sorted(server.prompts) == sorted(set(server.prompts))
+    assert len(server.prompts) == 60
+    # The two cut connections may have been answered, and billed, unseen.
+    assert (await judges.totals()).ambiguous == 2
+
+
+async def test_a_refused_question_fails_alone_and_says_why(start: Any, server: LoopbackJudge) -> None:
+    server.faults = ["400"]
+    preferences = await start().label(pairs(5), "collect")
+    outcomes = [preference.outcome for preference in preferences]
+    assert outcomes.count(Outcome.FAILED) == 1
+    assert outcomes.count(Outcome.SCORED) == 4
+    failed = preferences[outcomes.index(Outcome.FAILED)]
+    assert failed.p is None
+    assert "HTTP 400" in failed.reason
+
+
+async def test_no_log_probabilities_is_a_failure_that_says_so(start: Any, server: LoopbackJudge) -> None:
+    server.with_logprobs = False
+    (preference,) = await start().label(pairs(1), "collect")
+    assert preference.outcome is Outcome.FAILED
+    assert "no log-probabilities" in preference.reason
+
+
+async def test_a_killed_worker_loses_nothing(start: Any, server: LoopbackJudge) -> None:
+    server.latency_s = 0.05
+    asked = pairs(150)
+    judges = start(max_concurrency=16)
+    labelling = asyncio.ensure_future(judges.label(asked, "collect"))
+
+    async def some_are_answered() -> bool:
+        return len(server.prompts) > 40
+
+    await until(some_are_answered)
+    for worker in ray.util.list_named_actors():
+        if worker.removeprefix("judge-").isdigit():
+            pid = await ray.get_actor(worker).__ray_call__.remote(lambda _: os.getpid())
+            os.kill(pid, signal.SIGKILL)
+    check(await labelling, asked)
+    totals = await judges.totals()
+    assert totals.replies == 300
+    # No reply that was kept is bought again: what was asked twice is counted.
+    assert len(server.prompts) - 300 <= totals.ambiguous <= 32
+
+
+async def test_limits_hold_over_all_workers(start: Any, server: LoopbackJudge) -> None:
+    server.latency_s = 0.1
+    asked = pairs(15)
+    judges = start(requests_per_minute=900, max_concurrency=4, actors={"min": 2, "max": 2, "cpus": 0.1})
+    check(await judges.label(asked, "collect"), asked)
+    assert server.most_in_flight <= 4
+    # 900 a minute is 15 a second: 30 requests, the first at once, need 29 intervals.
+    assert server.arrivals[-1] - server.arrivals[0] >= 0.9 * 29 / 15
+
+
+async def test_concurrency_is_used(start: Any, server: LoopbackJudge) -> None:
+    server.latency_s = 0.2
+    await start(max_concurrency=8).label(pairs(20), "collect")
+    assert server.most_in_flight == 8
+
+
+async def test_the_budget_is_hard_and_the_rest_says_so(start: Any, server: LoopbackJudge) -> None:
+    budget = 0.005
+    judges = start(price={"input": 1.0, "output": 2.0}, budget_usd=budget)
+    preferences = await judges.label(pairs(100), "collect")
+    totals = await judges.totals()
+    outcomes = {preference.outcome for preference in preferences}
+    assert Outcome.OVER_BUDGET in outcomes
+    assert 0 < totals.spent_usd <= budget
+    assert totals.reserved_usd == 0
+    over = next(preference for preference in preferences if preference.outcome is Outcome.OVER_BUDGET)
+    assert "judge.budget_usd" in over.reason
+    assert over.p is None
+
+
+async def test_a_missing_key_is_one_clear_sentence(start: Any) -> None:
+    with pytest.raises(UserError, match=r"NO_SUCH_KEY is not set") as error:
+        await start(api_key_env="NO_SUCH_KEY").label(pairs(1), "collect")
+    assert "\n" not in str(error.value)
+
+
+async def test_a_refused_key_ends_the_run_and_leaks_nowhere(start: Any, server: LoopbackJudge, tmp_path: Path) -> None:
+    judges = start()
+    await judges.label(pairs(3), "collect")
+    server.faults = ["401"] * 20
+    with pytest.raises(UserError, match=r"judge\.api_key_env") as error:
+        await judges.label(pairs(6), "collect")
+    key = os.environ[KEY_VARIABLE]
+    assert f"Bearer {key}" in server.keys
+    assert key not in str(error.value)
+    files = list(tmp_path.iterdir())
+    assert files
+    assert not any(key.encode() in file.read_bytes() for file in files)
+
+
+async def test_the_coin_flip_asks_nobody(start: Any, server: LoopbackJudge) -> None:
+    asked = pairs(200)
+    preferences = await start(control="coin_flip").label(asked, "collect")
+    assert not server.prompts
+    assert {preference.p for preference in preferences} == {0.0, 0.5, 1.0}
+    assert {judgement.judge for preference in preferences for judgement in preference.judgements} == {"coin_flip"}
