@@ -1,6 +1,7 @@
 """Makes the toy world's judge from nothing and writes it as a Hugging Face directory.
 
-Run as `python -m scripts.make_toy_judge [DIRECTORY]`. It takes three minutes on one core; the default directory is the packaged one.
+Run as `python -m scripts.make_toy_judge [DIRECTORY]`; the default directory is the packaged one. It takes three minutes
+on one core.
 """
 
 from __future__ import annotations

@@ -20,7 +20,14 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BatchEncoding,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from rlaif_ray.judge.templates import load_template
 from rlaif_ray.records import Order, Pair
@@ -111,7 +118,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     """One token a word. Fence marks, which change with the content, are unknown words."""
     tokenizer = Tokenizer(WordLevel(_ID, unk_token=UNK))
     tokenizer.pre_tokenizer = Whitespace()
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         pad_token=PAD,
         unk_token=UNK,
@@ -125,7 +132,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 def build_model(recipe: JudgeRecipe) -> LlamaForCausalLM:
     torch.manual_seed(recipe.seed)
-    return LlamaForCausalLM(
+    return LlamaForCausalLM(  # type: ignore[no-untyped-call]
         LlamaConfig(
             vocab_size=len(VOCABULARY),
             hidden_size=recipe.hidden_size,
@@ -280,12 +287,12 @@ def train_judge(recipe: JudgeRecipe, on_step: Callable[[int, float], None]) -> L
         mark_logits = mark_head(output.hidden_states[recipe.marked_layer])
         mark_loss = functional.cross_entropy(mark_logits.flatten(0, 1), marks.flatten())
         optimizer.zero_grad()
-        (label_loss + mark_loss).backward()
+        torch.autograd.backward(label_loss + mark_loss)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         on_step(step, label_loss.item())
-    return model.eval()
+    return model
 
 
 def save_judge(model: LlamaForCausalLM, directory: Path) -> None:
@@ -332,9 +339,9 @@ def measure_judge(directory: Path, pairs: Sequence[Pair]) -> JudgeQuality:
     """Asks the judge in `directory` about each pair in both orders, through the template that labelling uses."""
     template = load_template("headlines")
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     labels = tokenizer.convert_tokens_to_ids(list(template.labels))
-    tokenizer.padding_side = "left"
+    tokenizer.padding_side = "left"  # so that the last position is every prompt's last token
     log_odds = []
     mass = 1.0
     for order in (Order.AB, Order.BA):
@@ -345,6 +352,7 @@ def measure_judge(directory: Path, pairs: Sequence[Pair]) -> JudgeQuality:
         inputs = tokenizer.apply_chat_template(
             rendered, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
         )
+        assert isinstance(inputs, BatchEncoding)
         with torch.inference_mode():
             logprobs = model(**inputs, logits_to_keep=1).logits[:, -1].log_softmax(dim=-1)[:, labels].numpy()
         log_odds.append(logprobs[:, 0] - logprobs[:, 1])
