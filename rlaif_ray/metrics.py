@@ -6,6 +6,7 @@ This module knows nothing of Ray, torch or any engine: events are written with T
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -124,7 +125,8 @@ class MetricsLog:
         if self._descriptor is None:
             self._descriptor = self._open()
         # One write of a whole line: another process that appends to the file cannot come between.
-        os.write(self._descriptor, line)
+        if os.write(self._descriptor, line) < len(line):
+            raise OSError(errno.ENOSPC, "only a part of a line of metrics could be written", str(self.path))
         self._write_events(row)
 
     def read(self) -> list[MetricsRow]:

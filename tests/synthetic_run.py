@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -200,7 +201,7 @@ def _judgement(pair: str, order: str, p_first: float | None) -> dict[str, object
         "logprob_first": None if p_first is None else math.log(p_first),
         "logprob_second": None if p_first is None else math.log(1 - p_first),
         "label_mass": 0.31 if p_first is None else 0.994,
-        "raw_reply": "1" if p_first is not None and p_first > 0.5 else "2",
+        "raw_reply": _chat_completion("1" if p_first is not None and p_first > 0.5 else "2"),
         "judge": "toyworld:judge-large",
         "template_hash": "9f2c1e7ab04d5586c3",
         "ledger_key": f"{pair}/{order}",
@@ -215,6 +216,11 @@ def _judgement(pair: str, order: str, p_first: float | None) -> dict[str, object
             f"Summary 1:\n{first}\nSummary 2:\n{second}\nBetter summary:\n"
         ),
     }
+
+
+def _chat_completion(content: str) -> str:
+    message = {"role": "assistant", "content": content}
+    return json.dumps({"object": "chat.completion", "choices": [{"index": 0, "message": message}]})
 
 
 def _sigmoid(logit: float) -> float:

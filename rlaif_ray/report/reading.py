@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,10 +66,11 @@ class Preferences:
 
 @dataclass(frozen=True, slots=True)
 class ShownJudgement:
-    """One judgement as the judge saw it."""
+    """One judgement as the judge saw it. `prompt` is None where the rendered text was not kept."""
 
-    prompt: str
-    reply: str
+    prompt: str | None
+    answer: str  # what the judge said
+    raw_reply: str  # all that came back
     judge: str
     template_hash: str
     order: str
@@ -213,18 +215,27 @@ def _judged(path: Path) -> Judged | None:
 
 
 def _shown_judgement(path: Path) -> ShownJudgement | None:
-    """The first scored judgement whose rendered prompt was kept, found without reading every prompt into memory."""
+    """The first scored judgement, found without reading every prompt and reply into memory."""
     import pyarrow.parquet as pq
 
-    columns = {"judge_prompt": "prompt", "raw_reply": "reply"} | {
-        name: name for name in ShownJudgement.__dataclass_fields__ if name not in ("prompt", "reply")
-    }
+    columns = [name for name in ShownJudgement.__dataclass_fields__ if name not in ("prompt", "answer")]
     _require(path, columns)
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=256, columns=["outcome", *columns]):
+    kept = ["judge_prompt"] if "judge_prompt" in pq.read_schema(path).names else []
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=256, columns=["outcome", *columns, *kept]):
         for row in batch.to_pylist():
-            if row["outcome"] == Outcome.SCORED and row["judge_prompt"] is not None:
-                return ShownJudgement(**{field: row[column] for column, field in columns.items()})
+            if row["outcome"] == Outcome.SCORED:
+                shown = {name: row[name] for name in columns}
+                return ShownJudgement(prompt=row.get("judge_prompt"), answer=_answer(row["raw_reply"]), **shown)
     return None
+
+
+def _answer(raw_reply: str) -> str:
+    """What a chat completion says, or the whole reply where it is none."""
+    try:
+        said = json.loads(raw_reply)["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError):
+        return raw_reply
+    return said if isinstance(said, str) else raw_reply
 
 
 def _table(path: Path, columns: list[str]) -> pa.Table | None:

@@ -5,11 +5,14 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from synthetic_run import HOSTILE_ANSWER, write_synthetic_run
 
 from rlaif_ray.config import UserError
 from rlaif_ray.report.html import write_report
+from rlaif_ray.report.reading import read_run
 from rlaif_ray.report.summary import Summary, write_summary
 from rlaif_ray.rundir import RunDirectory
 
@@ -110,6 +113,52 @@ def test_a_lone_summary_makes_a_report_that_says_what_is_not_there(tmp_path: Pat
         "judgements.parquet",
     ):  # fmt: skip
         assert name in page.text
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        ('{"choices": [{"message": {"content": "2"}}]}', "2"),
+        ('{"choices": []}', '{"choices": []}'),
+        ('{"choices": [{"message": {"content": null}}]}', '{"choices": [{"message": {"content": null}}]}'),
+        ("1", "1"),
+    ],
+)
+def test_a_reply_is_shown_by_what_it_says_or_else_whole(tmp_path: Path, reply: str, answer: str) -> None:
+    directory = write_synthetic_run(tmp_path)
+    table = pq.read_table(directory.judgements)
+    table = table.set_column(table.column_names.index("raw_reply"), "raw_reply", pa.array([reply] * len(table)))
+    pq.write_table(table, directory.judgements)
+    judged = read_run(directory.path).judged
+    assert judged is not None
+    assert judged.shown is not None
+    assert judged.shown.answer == answer
+
+
+def test_judgements_without_their_prompts_are_shown_and_the_prompt_is_named_as_missing(tmp_path: Path) -> None:
+    directory = write_synthetic_run(tmp_path)
+    pq.write_table(pq.read_table(directory.judgements).drop_columns("judge_prompt"), directory.judgements)
+    page = Page(write_report(directory.path).read_text())
+    assert "The rendered prompt was not kept." in page.text
+    assert "keeps no rendered prompt" in page.text
+
+
+def test_positions_are_counted_over_pairs_with_both_orders_scored(tmp_path: Path) -> None:
+    directory = write_synthetic_run(tmp_path)
+    # a: the same answer twice; b: always the first; c: always the second; d: undecided; e: one order failed
+    verdicts = {"a": (0.9, 0.2), "b": (0.6, 0.7), "c": (0.4, 0.1), "d": (0.5, 0.3), "e": (0.8, None)}
+    row = pq.read_table(directory.judgements).to_pylist()[-1]
+    rows = [
+        {**row, "pair_id": pair, "order": order, "p_first": p, "outcome": "failed" if p is None else "scored"}
+        for pair, both in verdicts.items()
+        for order, p in zip(("ab", "ba"), both, strict=True)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), directory.judgements)
+    judged = read_run(directory.path).judged
+    assert judged is not None
+    assert (judged.consistent, judged.always_first, judged.always_second, judged.undecided) == (1, 1, 1, 1)
+    assert judged.outcomes["failed"] == 1
+    assert judged.mean_p_first == pytest.approx(4.5 / 9)
 
 
 def test_without_a_summary_there_is_no_report(tmp_path: Path) -> None:
