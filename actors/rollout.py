@@ -28,7 +28,7 @@ class RolloutWorker:
         self._engine = VllmRolloutEngine(
             model,
             dtype=policy.dtype,
-            max_prompt_tokens=policy.max_prompt_tokens,
+            context_tokens=policy.context_tokens,
             max_answer_tokens=policy.max_answer_tokens,
             threads=rollout.resources.threads,
             kv_cache_gib=rollout.kv_cache_gib,

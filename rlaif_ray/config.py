@@ -83,6 +83,11 @@ class PolicyConfig(Section):
     max_answer_tokens: Positive = 128
     trust_remote_code: bool = False
 
+    @property
+    def context_tokens(self) -> int:
+        """Positions that an engine needs: the longest prompt and answer, and the token that scoring them draws."""
+        return self.max_prompt_tokens + self.max_answer_tokens + 1
+
     @model_validator(mode="after")
     def _one_origin(self) -> PolicyConfig:
         if (self.model is None) == (self.scratch is None):

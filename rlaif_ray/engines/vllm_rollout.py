@@ -37,7 +37,7 @@ class VllmRolloutEngine:
         model: str,
         *,
         dtype: Dtype,
-        max_prompt_tokens: int,
+        context_tokens: int,
         max_answer_tokens: int,
         threads: int,
         kv_cache_gib: int,
@@ -54,7 +54,7 @@ class VllmRolloutEngine:
             **base_arguments(
                 model,
                 dtype=dtype,
-                max_model_len=max_prompt_tokens + max_answer_tokens + 1,  # scoring an answer draws one token more
+                max_model_len=context_tokens,
                 gpu_memory_utilization=gpu_memory_utilization,
                 enforce_eager=enforce_eager,
                 trust_remote_code=trust_remote_code,
