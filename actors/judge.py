@@ -40,6 +40,7 @@ from rlaif_ray.judge.ledger import (
 from rlaif_ray.judge.progress import JudgeProgress
 from rlaif_ray.judge.templates import JudgeTemplate, load_template
 from rlaif_ray.records import Judgement, Order, Outcome, Pair, Preference
+from rlaif_ray.toyworld.headlines import model_path
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +111,9 @@ class _Question:
 class JudgePool:
     """An asyncio actor that owns the judge actors. `Judges` is its handle."""
 
-    def __init__(self, config: JudgeConfig, template: JudgeTemplate, seed: int, ledger: Any, name: str) -> None:
+    def __init__(
+        self, config: JudgeConfig, endpoint: str, template: JudgeTemplate, seed: int, ledger: Any, name: str
+    ) -> None:
         self._config = config
         self._template = template
         self._seed = seed
@@ -118,7 +121,7 @@ class JudgePool:
         self._name = name
         self._local = config.base_url is None
         self._feeding = _LABELER if self._local else _API
-        self._endpoint = config.base_url or local_endpoint(config.model)
+        self._endpoint = endpoint
         self._limiter: Any = None if self._local else connect_limiter(config)
         self._queue: deque[_Job] = deque()
         self._jobs: dict[str, _Job] = {}
@@ -459,15 +462,16 @@ class Judges:
 def start_judges(config: JudgeConfig, *, seed: int, ledger_path: Path, name: str = "judge") -> Judges:
     """Start a pool: the actor `NAME-pool`, and `NAME-0`, `NAME-1`, ... as they are needed. `seed` is the control's.
 
-    Raises UserError where the template is wrong.
+    Raises UserError where the template is wrong or the toy world has no such model.
     """
     template = load_template(config.template)
+    endpoint = config.base_url or local_endpoint(model_path(config.model))
     ledger = start_ledger(ledger_path, config.budget_usd)
     pool_name = f"{name}-pool"
     pool = (
         ray.remote(JudgePool)
         .options(name=pool_name, num_cpus=0, max_concurrency=1_000)
-        .remote(config, template, seed, ledger, name)
+        .remote(config, endpoint, template, seed, ledger, name)
     )
     return Judges(pool_name, pool, ledger)
 
