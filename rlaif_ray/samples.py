@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlaif_ray.records import FinishReason, Prompt, Rollouts, offsets_of
+from rlaif_ray.rundir import file_written_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,8 @@ def samples_of(rollouts: Rollouts, texts: Sequence[str], prompts: Sequence[Promp
 
 def write_table(path: Path, table: pa.Table) -> None:
     """A parquet file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, unfinished, compression="zstd")
-    os.replace(unfinished, path)
+    with file_written_atomically(path) as unfinished:
+        pq.write_table(table, unfinished, compression="zstd")
 
 
 def write_samples(path: Path, samples: Sequence[Sample]) -> None:
