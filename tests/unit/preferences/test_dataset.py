@@ -1,0 +1,128 @@
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from rlaif_ray.preferences.dataset import (
+    preference_rows,
+    read_judgements,
+    read_preferences,
+    split_of,
+    write_judgements,
+    write_preferences,
+)
+from rlaif_ray.records import Judgement, Message, Order, Outcome, Pair, Preference, Prompt
+
+CONVERSATION = (Message("user", "Hello."), Message("assistant", "Hello!"), Message("user", "Say more."))
+
+
+def preference(p: float | None, prompt: Prompt | None = None, outcome: Outcome = Outcome.SCORED) -> Preference:
+    """Orders with distinct log-probabilities: AB has -1 first and -2 second, BA has -3 first and -4 second."""
+    pair = Pair("pair", prompt or Prompt("prompt", "Say."), "answer a", "answer b", "sample a", "sample b")
+    ab, ba = (
+        Judgement(
+            pair_id="pair",
+            order=order,
+            outcome=outcome,
+            reason="" if p is not None else "because",
+            p_first=p,
+            logprob_first=first,
+            logprob_second=second,
+            label_mass=0.9,
+            raw_reply='{"é": 1}',
+            judge="judge",
+            template_hash="hash",
+            ledger_key="key",
+            cache_hit=False,
+            prompt_tokens=10,
+            completion_tokens=1,
+            cost_usd=None,
+            latency_s=0.25,
+            created_at=1.5,
+        )
+        for order, first, second in ((Order.AB, -1.0, -2.0), (Order.BA, -3.0, -4.0))
+    )
+    return Preference(pair, outcome, "", p, None if p is None else True, (ab, ba))
+
+
+def rows(*preferences: Preference) -> list[Any]:
+    return preference_rows(preferences, seed=0, held_out=0.5)
+
+
+def test_the_first_answer_chosen() -> None:
+    """p = .8 for a. Chosen first is order AB: chosen -1, rejected -2. Chosen second is BA: a was shown second, -4."""
+    (row,) = rows(preference(0.8))
+    assert (row.chosen, row.rejected, row.p) == ("answer a", "answer b", 0.8)
+    assert (row.chosen_sample, row.rejected_sample) == ("sample a", "sample b")
+    assert (row.chosen_first_logprob_chosen, row.chosen_first_logprob_rejected) == (-1, -2)
+    assert (row.chosen_second_logprob_chosen, row.chosen_second_logprob_rejected) == (-4, -3)
+
+
+def test_the_second_answer_chosen() -> None:
+    """p = .2 for a, so .8 for b. Chosen first is order BA: chosen -3, rejected -4. Chosen second is AB: b has -2."""
+    (row,) = rows(preference(0.2))
+    assert (row.chosen, row.rejected) == ("answer b", "answer a")
+    assert row.p == pytest.approx(0.8)
+    assert (row.chosen_sample, row.rejected_sample) == ("sample b", "sample a")
+    assert (row.chosen_first_logprob_chosen, row.chosen_first_logprob_rejected) == (-3, -4)
+    assert (row.chosen_second_logprob_chosen, row.chosen_second_logprob_rejected) == (-2, -1)
+
+
+def test_ties_stay_and_what_was_not_scored_leaves() -> None:
+    kept = rows(preference(0.5), preference(None, outcome=Outcome.FAILED), preference(None, outcome=Outcome.ABSTAINED))
+    assert [row.p for row in kept] == [0.5]
+
+
+@pytest.mark.parametrize("content", ["Say.", CONVERSATION])
+def test_rows_read_back(tmp_path: Path, content: str | tuple[Message, ...]) -> None:
+    written = rows(preference(0.8, Prompt("one", content)), preference(0.3, Prompt("two", content)))
+    write_preferences(tmp_path / "deep" / "preferences.parquet", written)
+    assert read_preferences(tmp_path / "deep" / "preferences.parquet") == written
+
+
+def test_the_columns_of_a_conversation_are_lists_of_messages(tmp_path: Path) -> None:
+    """One conversation makes the whole file conversational: a plain prompt becomes its user's turn."""
+    write_preferences(tmp_path / "p.parquet", rows(preference(0.8, Prompt("one", CONVERSATION)), preference(0.8)))
+    first, second = pq.read_table(tmp_path / "p.parquet").to_pylist()
+    assert first["prompt"][-1] == {"role": "user", "content": "Say more."}
+    assert first["chosen"] == [{"role": "assistant", "content": "answer a"}]
+    assert second["prompt"] == [{"role": "user", "content": "Say."}]
+    assert second["rejected"] == [{"role": "assistant", "content": "answer b"}]
+
+
+def test_the_file_is_zstd_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    write_preferences(path, rows(preference(0.9)))
+    write_preferences(path, rows(preference(0.7)))
+    assert [file.name for file in tmp_path.iterdir()] == ["p.parquet"]
+    assert pq.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
+    assert read_preferences(path)[0].p == 0.7
+
+
+def test_judgements_read_back_with_every_field(tmp_path: Path) -> None:
+    judgements = [
+        *preference(0.8).judgements,
+        *preference(None, outcome=Outcome.OVER_BUDGET).judgements,
+        dataclasses.replace(preference(0.1).judgements[0], cost_usd=0.25, cache_hit=True, label_mass=None),
+    ]
+    write_judgements(tmp_path / "j.parquet", judgements)
+    assert read_judgements(tmp_path / "j.parquet") == judgements
+    assert pq.read_schema(tmp_path / "j.parquet").names == [field.name for field in dataclasses.fields(Judgement)]
+
+
+def test_empty_files_keep_their_columns(tmp_path: Path) -> None:
+    write_preferences(tmp_path / "p.parquet", [])
+    write_judgements(tmp_path / "j.parquet", [])
+    assert read_preferences(tmp_path / "p.parquet") == []
+    assert read_judgements(tmp_path / "j.parquet") == []
+
+
+def test_the_split_is_by_prompt_and_keeps_its_share() -> None:
+    """1,000 prompts at .2: within 4 standard errors of 200, 4 * 12.6 = 51."""
+    splits = [split_of(f"prompt-{number}", seed=0, held_out=0.2) for number in range(1_000)]
+    assert abs(splits.count("test") - 200) < 51
+    assert splits == [split_of(f"prompt-{number}", 0, 0.2) for number in range(1_000)]
+    assert splits != [split_of(f"prompt-{number}", 1, 0.2) for number in range(1_000)]
+    assert {split_of("any", 0, 0.0), split_of("any", 0, 1.0)} == {"train", "test"}
