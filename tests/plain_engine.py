@@ -1,0 +1,50 @@
+"""A `TrainingEngine` of plain PyTorch on one process: what DeepSpeed must agree with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rlaif_ray.engines.training import OptimizerSettings
+from rlaif_ray.records import Weights
+from rlaif_ray.weights import to_numpy
+
+
+class PlainEngine:
+    rank = 0
+    world_size = 1
+    device = torch.device("cpu")
+
+    def __init__(self, model: nn.Module, settings: OptimizerSettings) -> None:
+        self.model = self.module = model.eval()
+        self._settings = settings
+        self._optimizer = torch.optim.AdamW(
+            model.parameters(), lr=settings.learning_rate, eps=settings.epsilon, weight_decay=settings.weight_decay
+        )
+        self._steps = 0
+
+    @property
+    def learning_rate(self) -> float:
+        schedule = self._settings.schedule
+        return self._settings.learning_rate * (schedule.share(self._steps) if schedule else 1.0)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        loss.backward()
+
+    def step(self) -> float:
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self._settings.max_grad_norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._steps += 1
+        return float(norm)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        return [tensor]
+
+    def gather_weights(self) -> Weights:
+        return {name: to_numpy(parameter) for name, parameter in self.module.named_parameters()}

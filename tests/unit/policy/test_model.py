@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlaif_ray.policy.model import save_model, scratch_tokenizer, stop_token
+from rlaif_ray.prompts import encode_prompt
+from rlaif_ray.records import Prompt
+from rlaif_ray.weights import fingerprint_of, read_weights
+from tests.small_models import policy_and_tokenizer, weights_of
+
+
+def test_the_scratch_tokenizer_frames_prompts_and_leaves_answers_bare(tmp_path: Path) -> None:
+    scratch_tokenizer(["b a", "c a"]).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    words = tokenizer.get_vocab()
+    assert len({tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id}) == 4
+    expected = [words["<bos>"], words["c"], words["a"], words["<unk>"], words["<sep>"]]
+    assert encode_prompt(tokenizer, Prompt("id", "c a zebra")) == expected
+    answer = [*tokenizer("b c", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    assert answer == [words["b"], words["c"], words["<eos>"]]
+    assert tokenizer.decode(answer, skip_special_tokens=True) == "b c"
+    assert tokenizer.decode(expected, skip_special_tokens=True) == "c a"
+
+
+def test_the_same_seed_builds_the_same_model() -> None:
+    one, two, other = (fingerprint_of(weights_of(policy_and_tokenizer(seed)[0])) for seed in (1, 1, 2))
+    assert one == two != other
+
+
+def test_a_saved_model_loads_with_its_stop_token(tmp_path: Path) -> None:
+    policy, tokenizer = policy_and_tokenizer()
+    save_model(policy, weights_of(policy), tokenizer, tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert fingerprint_of(read_weights(tmp_path)) == fingerprint_of(weights_of(policy))
+    assert loaded.generation_config.eos_token_id == tokenizer.eos_token_id == stop_token(loaded, tokenizer)
+    assert not list(tmp_path.glob("*.bin"))
+
+
+def test_a_model_without_a_stop_token_is_refused() -> None:
+    policy, tokenizer = policy_and_tokenizer()
+    policy.generation_config.eos_token_id = None
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="end-of-sequence"):
+        stop_token(policy, tokenizer)

@@ -1,0 +1,148 @@
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rlaif_ray import metrics
+from rlaif_ray.config import PpoConfig
+from rlaif_ray.engines.training import OptimizerSettings
+from rlaif_ray.policy.batching import assemble
+from rlaif_ray.policy.model import ValueModel, load_policy, state_values, value_model_from_reward
+from rlaif_ray.policy.update import NothingToLearn, PpoUpdate
+from rlaif_ray.records import Rollouts, Scores
+from rlaif_ray.reward.model import RewardNormalisation, load_reward_model
+from rlaif_ray.reward.scoring import score_rollouts
+from tests.plain_engine import PlainEngine
+from tests.small_models import scored_rollouts, write_models
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+def learner(models: tuple[Path, Path], learning_rate: float = 1e-3, **options: Any) -> tuple[PpoUpdate, PlainEngine]:
+    sft, reward = models
+    policy = load_policy(sft, dtype="float32", trust_remote_code=False)
+    normalisation = RewardNormalisation.load(reward)
+    value = value_model_from_reward(reward, normalisation, dtype="float32", trust_remote_code=False)
+    settings = OptimizerSettings(learning_rate, max_grad_norm=1.0, zero_stage=0, dtype="float32", epsilon=1e-5)
+    engine = PlainEngine(policy, settings)
+    config = PpoConfig(**{"minibatch_size": 8, "micro_batch_size": 8, "epochs": 2} | options)
+    reference = copy.deepcopy(policy)
+    update = PpoUpdate(
+        engine, PlainEngine(value, settings), reference, normalisation, config, seed=0, temperature=1.0, pad_id=0
+    )
+    return update, engine
+
+
+def test_without_a_learning_rate_the_policy_stays_where_it_was(models: tuple[Path, Path]) -> None:
+    update, _ = learner(models, learning_rate=0.0)
+    rollouts, scores = scored_rollouts(20, seed=1)
+    for iteration in range(2):
+        measured = update.step(iteration, [rollouts], [scores])
+        assert measured[metrics.CLIP_FRACTION] == 0
+        assert measured[metrics.APPROXIMATE_KL] == pytest.approx(0, abs=1e-9)
+        assert measured[metrics.KL] == pytest.approx(0, abs=1e-6)
+
+
+def test_micro_batches_and_shards_change_nothing(models: tuple[Path, Path]) -> None:
+    rollouts, scores = scored_rollouts(16, seed=2)
+    whole, whole_engine = learner(models, micro_batch_size=8)
+    split, split_engine = learner(models, micro_batch_size=3)
+    first, second = (_part(rollouts, scores, rows) for rows in (range(7), range(7, 16)))
+    before = whole.step(0, [rollouts], [scores])
+    after = split.step(0, [first[0], second[0]], [first[1], second[1]])
+    assert after == pytest.approx(before, rel=1e-3, abs=1e-5, nan_ok=True)
+    for name, tensor in whole_engine.gather_weights().items():
+        np.testing.assert_allclose(split_engine.gather_weights()[name], tensor, atol=2e-5, err_msg=name)
+
+
+def test_answers_without_a_score_change_nothing(models: tuple[Path, Path]) -> None:
+    """A batch of which some rows failed teaches what the rest of it teaches alone."""
+    rollouts, scores = scored_rollouts(16, seed=2, invalid=(13, 14, 15))
+    kept = _part(rollouts, scores, range(13))
+    with_failures, engine = learner(models, epochs=1, minibatch_size=64, micro_batch_size=64)
+    alone, alone_engine = learner(models, epochs=1, minibatch_size=64, micro_batch_size=64)
+    measured = with_failures.step(0, [rollouts], [scores])
+    expected = alone.step(0, [kept[0]], [kept[1]])
+    assert measured[metrics.VALID_FRACTION] == pytest.approx(13 / 16)
+    for name in (metrics.REWARD_MEAN, metrics.KL, metrics.POLICY_LOSS, metrics.VALUE_LOSS, metrics.EXPLAINED_VARIANCE):
+        assert measured[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6)
+    for name, tensor in alone_engine.gather_weights().items():
+        np.testing.assert_allclose(engine.gather_weights()[name], tensor, atol=1e-5, err_msg=name)
+
+
+def test_a_batch_without_a_score_stops_the_run(models: tuple[Path, Path]) -> None:
+    update, _ = learner(models)
+    rollouts, scores = scored_rollouts(3, seed=0, invalid=(0, 1, 2))
+    with pytest.raises(NothingToLearn, match="none of 3"):
+        update.step(0, [rollouts], [scores])
+
+
+def test_the_value_model_warms_up_alone(models: tuple[Path, Path]) -> None:
+    update, engine = learner(models, value_warmup_iterations=1)
+    rollouts, scores = scored_rollouts(16, seed=2)
+    before = engine.gather_weights()
+    assert metrics.POLICY_LOSS not in update.step(0, [rollouts], [scores])
+    assert all(np.array_equal(tensor, engine.gather_weights()[name]) for name, tensor in before.items())
+    assert metrics.POLICY_LOSS in update.step(1, [rollouts], [scores])
+    assert not any(np.array_equal(tensor, engine.gather_weights()[name]) for name, tensor in before.items())
+
+
+def test_ppo_learns_to_prefer_what_is_rewarded(models: tuple[Path, Path]) -> None:
+    """Answers that start with token 5 score 1, others 0: the first action's probability of 5 must rise."""
+    update, engine = learner(models, learning_rate=5e-3, kl_coefficient=0.0)
+    rollouts, _ = scored_rollouts(64, seed=4)
+    starts = np.array([rollouts.answer(row)[0] == 5 for row in range(64)])
+    scores = Scores(rollouts.sample_ids, starts.astype(np.float32), np.ones(64, dtype=bool))
+    prompt = torch.tensor(rollouts.prompt(0)[None].astype(np.int64))
+
+    def probability() -> float:
+        with torch.no_grad():
+            return float(engine.module(input_ids=prompt).logits[0, -1].softmax(-1)[5])
+
+    before = probability()
+    for iteration in range(8):
+        update.step(iteration, [rollouts], [scores])
+    assert probability() > 1.5 * before
+
+
+def test_values_start_as_the_normalised_reward(models: tuple[Path, Path]) -> None:
+    """At an answer's last token the value model sees what the reward model saw: (raw - mean) / std."""
+    _, reward = models
+    normalisation = RewardNormalisation.load(reward)
+    value: ValueModel = value_model_from_reward(reward, normalisation, dtype="float32", trust_remote_code=False)
+    rollouts, scores = scored_rollouts(6, seed=5)
+    scorer = load_reward_model(reward, dtype="float32", trust_remote_code=False)
+    raw = score_rollouts(scorer, rollouts, max_batch_tokens=64)
+    sequences = assemble([rollouts], [scores], pad_id=0).sequences
+    inputs = sequences.inputs(np.arange(6), torch.device("cpu"))
+    with torch.no_grad():
+        values = value(inputs.input_ids, inputs.attention_mask, inputs.position_ids, inputs.answer_width)
+        before = state_values(value, inputs)
+    last = values[torch.arange(6), torch.tensor(sequences.answer_lengths) - 1]
+    np.testing.assert_allclose(last, (raw.values - normalisation.mean) / normalisation.std, rtol=1e-4, atol=1e-5)
+    # V(s_t) is read one position earlier: the value after token t - 1 is the one before token t.
+    np.testing.assert_allclose(before[:, 1:], values[:, :-1], rtol=1e-4, atol=1e-5)
+
+
+def _part(rollouts: Rollouts, scores: Scores, rows: range) -> tuple[Rollouts, Scores]:
+    """Consecutive rows as a shard of their own."""
+    start, stop = rows.start, rows.stop
+    prompts, answers = rollouts.prompt_offsets[start : stop + 1], rollouts.answer_offsets[start : stop + 1]
+    shard = Rollouts(
+        sample_ids=rollouts.sample_ids[start:stop],
+        prompt_tokens=rollouts.prompt_tokens[prompts[0] : prompts[-1]],
+        prompt_offsets=prompts - prompts[0],
+        answer_tokens=rollouts.answer_tokens[answers[0] : answers[-1]],
+        answer_offsets=answers - answers[0],
+        logprobs=rollouts.logprobs[answers[0] : answers[-1]],
+        finish_reasons=rollouts.finish_reasons[start:stop],
+        version=rollouts.version,
+        fingerprint=rollouts.fingerprint,
+    )
+    return shard, Scores(shard.sample_ids, scores.values[start:stop], scores.valid[start:stop])
