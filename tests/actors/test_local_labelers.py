@@ -1,0 +1,91 @@
+"""The pool over local labelers: the packaged toy judge in vLLM, on one core."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors.judge import start_judges
+from rlaif_ray.config import JudgeConfig
+from rlaif_ray.judge.templates import load_template
+from rlaif_ray.records import Order, Outcome, Pair
+from rlaif_ray.toyworld import headlines
+
+CONFIG = JudgeConfig.model_validate(
+    {"model": "toyworld:judge", "template": "headlines", "actors": {"min": 1, "max": 1, "cpus": 0.5}}
+)
+
+
+def pairs(count: int) -> list[Pair]:
+    rng = np.random.default_rng(0)
+    return [
+        Pair(
+            f"pair-{number}",
+            prompt,
+            headlines.hurried_answer(prompt, rng),
+            headlines.hurried_answer(prompt, rng),
+        )
+        for number, prompt in enumerate(headlines.prompts(count, seed=1))
+    ]
+
+
+def exact_p_first(pair: Pair, order: Order) -> float:
+    """The same model, asked by plain transformers."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = headlines.model_path("toyworld:judge")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    messages = load_template("headlines").messages(pair, order)
+    text = tokenizer.apply_chat_template(
+        [{"role": message.role, "content": message.content} for message in messages],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    tokens = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
+    with torch.no_grad():
+        logits = AutoModelForCausalLM.from_pretrained(path)(tokens).logits[0, -1]
+    first, second = (float(logits[tokenizer.convert_tokens_to_ids(label)]) for label in ("1", "2"))
+    return 1 / (1 + math.exp(second - first))
+
+
+@pytest.mark.timeout(180)
+async def test_labels_are_the_models_own_and_a_second_run_loads_no_model(tmp_path: Path) -> None:
+    asked = pairs(300)
+    judges = start_judges(CONFIG, seed=0, ledger_path=tmp_path / "ledger.sqlite")
+    preferences = await judges.label(asked, "collect")
+    await judges.stop()
+    assert {preference.outcome for preference in preferences} == {Outcome.SCORED}
+    for preference in preferences[:3]:
+        for judgement in preference.judgements:
+            expected = exact_p_first(preference.pair, judgement.order)
+            assert judgement.p_first == pytest.approx(expected, abs=1e-4)
+            assert judgement.cost_usd is None
+
+    started = time.monotonic()
+    again = start_judges(
+        CONFIG.model_copy(update={"actors": CONFIG.actors.model_copy(update={"min": 0})}),
+        seed=0,
+        ledger_path=tmp_path / "ledger.sqlite",
+    )
+    repeated = await again.label(asked, "collect")
+    progress = await again.progress()
+    await again.stop()
+    assert [preference.p for preference in repeated] == [preference.p for preference in preferences]
+    assert (progress.calls, progress.cached, progress.actors) == (0, 600, 0)
+    assert time.monotonic() - started < 60
+
+
+async def test_a_prompt_that_does_not_fit_fails_alone(tmp_path: Path) -> None:
+    fitting, long = pairs(2)
+    long = Pair(long.id, long.prompt, "storm " * 300, "vote")
+    judges = start_judges(CONFIG, seed=0, ledger_path=tmp_path / "ledger.sqlite")
+    scored, failed = await judges.label([fitting, long], "collect")
+    await judges.stop()
+    assert scored.outcome is Outcome.SCORED
+    assert failed.outcome is Outcome.FAILED
+    assert "more than the 255 that fit" in failed.reason
