@@ -268,7 +268,8 @@ class RunConfig(Section):
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, apply `key=value` overrides (values in YAML), and check the whole.
 
-    A file may stand on another: `base: FILE`, from its own folder, whose keys it changes or adds to. Raises UserError with one sentence that names the file, the line or the key.
+    A file may stand on another, `base: FILE` seen from its own folder, whose keys it changes or adds to. Raises
+    UserError with one sentence that names the file, the line or the key.
     """
     tree = _read_tree(path)
     for override in overrides:

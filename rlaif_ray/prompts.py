@@ -6,6 +6,7 @@ A source is a file, the name of a `datasets` dataset, or the toy world. Nothing 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -38,12 +39,15 @@ class PromptSplit:
 
 
 def read_prompts(config: PromptsConfig, seed: int) -> PromptSplit:
-    """The source's distinct prompts, split by a seeded shuffle. Raises UserError naming the file and line, or the key."""
+    """The source's distinct prompts, split by a seeded shuffle.
+
+    Raises UserError naming the file and the line, or the key.
+    """
     if config.path == TOY_WORLD:
         prompts = headlines.prompts(config.limit or _TOY_PROMPTS, seed)
     else:
-        rows = _rows(config.path, "prompts.path")
-        prompts = [_prompt(row, config.field, where) for (where, row), _ in zip(rows, range(config.limit or 1 << 62))]
+        rows = itertools.islice(_rows(config.path, "prompts.path"), config.limit)
+        prompts = [_prompt(row, config.field, where) for where, row in rows]
     distinct = list({prompt.content: prompt for prompt in prompts}.values())
     held_out = config.held_out if config.held_out is not None else min(1000, len(distinct) // 5)
     if held_out < 1 or held_out >= len(distinct):
@@ -64,7 +68,7 @@ def read_demonstrations(config: SftConfig, seed: int) -> list[Demonstration]:
     if config.demonstrations == TOY_WORLD:
         return headlines.demonstrations(config.limit or _TOY_DEMONSTRATIONS, seed)
     demonstrations = []
-    for (where, row), _ in zip(_rows(config.demonstrations, "sft.demonstrations"), range(config.limit or 1 << 62)):
+    for where, row in itertools.islice(_rows(config.demonstrations, "sft.demonstrations"), config.limit):
         answer = row.get("answer")
         if not isinstance(answer, str) or not answer:
             raise UserError(f"{where}: needs a text `answer` beside its `prompt`")

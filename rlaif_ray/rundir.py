@@ -62,7 +62,10 @@ class RunDirectory:
         return self.path / "checkpoints" / name
 
     def open(self, config: RunConfig) -> None:
-        """Make the directory, or check that what it holds was made with this config. Raises UserError naming the key."""
+        """Make the directory, or check that what it holds was made with this config.
+
+        Raises UserError naming the key that differs.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         if self.config.exists():
             before = yaml.safe_load(self.config.read_text())

@@ -74,7 +74,7 @@ def read_samples(path: Path) -> list[Sample]:
 
 
 def rollouts_of(samples: Sequence[Sample]) -> Rollouts:
-    """Samples as a batch to score. Their log-probabilities are not kept at rest: they are NaN, and no learner's food."""
+    """Samples as a batch to score. Their log-probabilities are not kept at rest: they are NaN, no learner's food."""
     answer_lengths = [len(sample.answer_tokens) for sample in samples]
     return Rollouts(
         sample_ids=tuple(sample.sample_id for sample in samples),
