@@ -21,7 +21,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from actors.judge_workers import ApiWorker, Call, CallResult, LabelerWorker
 from actors.ledger import start_ledger
-from actors.limiter import connect_limiter
+from actors.limiter import Limiter
 from rlaif_ray.config import JudgeConfig, UserError
 from rlaif_ray.judge.aggregate import both_orders
 from rlaif_ray.judge.autoscale import Bounds, Load, wanted_actors
@@ -122,7 +122,7 @@ class JudgePool:
         self._local = config.base_url is None
         self._feeding = _LABELER if self._local else _API
         self._endpoint = endpoint
-        self._limiter: Any = None if self._local else connect_limiter(config)
+        self._limiter = None if self._local else Limiter(config)
         self._queue: deque[_Job] = deque()
         self._jobs: dict[str, _Job] = {}
         self._arrived = asyncio.Event()
@@ -201,16 +201,17 @@ class JudgePool:
 
     def _answer(self, call: Call, known: Reply | None) -> tuple[asyncio.Future[CallResult], bool]:
         """The answer to come, and whether it costs this question nothing: it is known, or another asked it first."""
+        future: asyncio.Future[CallResult] = asyncio.get_running_loop().create_future()
         if known is not None:
-            future: asyncio.Future[CallResult] = asyncio.get_running_loop().create_future()
             future.set_result(CallResult(call.key, known))
             return future, True
         if self._fault is not None:
-            raise self._fault
+            future.set_exception(self._fault)
+            return future, False
         job = self._jobs.get(call.key)
         if job is not None:
             return job.answer, True
-        job = _Job(call, asyncio.get_running_loop().create_future(), time.monotonic())
+        job = _Job(call, future, time.monotonic())
         self._jobs[call.key] = job
         self._queue.append(job)
         self._arrived.set()
@@ -286,7 +287,7 @@ class JudgePool:
             in_flight=in_flight,
             actors=len(self._workers),
             idle_s=0.0 if self._slack_since is None else now - self._slack_since,
-            throttled=bool(self._queue and self._limiter is not None and await self._limiter.throttled.remote()),
+            throttled=bool(self._queue and self._limiter is not None and await self._limiter.throttled()),
         )
         wanted = wanted_actors(load, bounds)
         for _ in range(wanted - len(self._workers)):
@@ -377,7 +378,7 @@ class JudgePool:
         worker.held.clear()
         self._dismiss(worker, keep=asyncio.current_task())
         if self._limiter is not None:
-            await self._limiter.release.remote(worker.actor._actor_id.hex())
+            await self._limiter.release(worker.actor._actor_id.hex())
         stored = await self._ledger.lookup.remote([job.call.key for job in held]) if held else {}
         for job in reversed(held):
             key = job.call.key

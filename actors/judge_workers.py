@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayActorError
 
 from actors.coalesce import Coalescer
-from actors.limiter import connect_limiter
+from actors.limiter import Limiter
 from rlaif_ray.config import JudgeConfig, UserError
 from rlaif_ray.judge.choice import choice_reply
 from rlaif_ray.judge.ledger import Intent, Receipt, Reply, Sampling
@@ -59,7 +58,7 @@ class ApiWorker:
         self._config = config
         self._sampling = sampling
         self._ledger = ledger
-        self._limiter: Any = connect_limiter(config)
+        self._limiter = Limiter(config)
         self._id = ray.get_runtime_context().get_actor_id()
         self._random = random.Random()
         self._permits: deque[tuple[int, asyncio.Future[Lease]]] = deque()
@@ -104,8 +103,6 @@ class ApiWorker:
             if attempted.kind is FailureKind.RATE_LIMITED:
                 if time.monotonic() - started > RATE_LIMIT_PATIENCE_S:
                     return _failed(call, f"refused for rate over {RATE_LIMIT_PATIENCE_S:.0f} s; {attempted.reason}")
-                pause = attempted.retry_after_s
-                await self._on_limiter("pause", backoff_s(1, 1.0) if pause is None else pause)
                 continue
             failures += 1
             if failures >= self._config.max_attempts:
@@ -125,6 +122,10 @@ class ApiWorker:
         try:
             reply = await self._client.complete(call.messages, self._sampling)
         except CallFailed as error:
+            if error.failure.kind is FailureKind.RATE_LIMITED:
+                # Before the lease goes back, so that nobody takes it into the same refusal.
+                asked = error.failure.retry_after_s
+                await self._limiter.pause(backoff_s(1, 1.0) if asked is None else asked)
             await self._settle(Settlement(lease, lease.tokens))
             await self._ledger.fail.remote([attempt], error.failure.maybe_billed)
             return error.failure
@@ -144,7 +145,7 @@ class ApiWorker:
         while self._permits:
             wanted = [tokens for tokens, _ in self._permits]
             try:
-                leases = await self._on_limiter("acquire", self._id, wanted)
+                leases = await self._limiter.acquire(self._id, wanted)
             except Exception as error:  # handed on to everyone who waits for a permit
                 while self._permits:
                     self._permits.popleft()[1].set_exception(error)
@@ -153,20 +154,12 @@ class ApiWorker:
                 self._permits.popleft()[1].set_result(lease)
 
     async def _settle_all(self, settlements: list[Settlement]) -> list[None]:
-        await self._on_limiter("settle", settlements)
+        await self._limiter.settle(settlements)
         return [None] * len(settlements)
 
     async def _record_all(self, receipts: list[Receipt]) -> list[None]:
         await self._ledger.record.remote(receipts)
         return [None] * len(receipts)
-
-    async def _on_limiter(self, method: str, *arguments: Any) -> Any:
-        """Call the limiter. It dies with the job that started it, and another job's worker then starts a new one."""
-        try:
-            return await getattr(self._limiter, method).remote(*arguments)
-        except RayActorError:
-            self._limiter = connect_limiter(self._config)
-            return await getattr(self._limiter, method).remote(*arguments)
 
 
 class LabelerWorker:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 
 from rlaif_ray.config import JudgeConfig
 from rlaif_ray.judge.rate_limit import Lease, Limits, RateLimiter, Settlement
@@ -69,9 +70,40 @@ class LimiterActor:
             return
 
 
-def connect_limiter(config: JudgeConfig) -> Any:
-    """The handle of the limiter for this config's quota; started where there is none. The first to come sets its
-    limits."""
+class Limiter:
+    """The limiter of a config's quota, as pools and workers call it. The first to come starts it and sets its limits.
+
+    It ends with the job that started it; another job that still calls then starts it anew.
+    """
+
+    def __init__(self, config: JudgeConfig) -> None:
+        self._config = config
+        self._actor = _connect(config)
+
+    async def acquire(self, holder: str, wanted: Sequence[int]) -> list[Lease]:
+        return list(await self._call("acquire", holder, wanted))
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        await self._call("settle", settlements)
+
+    async def release(self, holder: str) -> None:
+        await self._call("release", holder)
+
+    async def pause(self, seconds: float) -> None:
+        await self._call("pause", seconds)
+
+    async def throttled(self) -> bool:
+        return bool(await self._call("throttled"))
+
+    async def _call(self, method: str, *arguments: Any) -> Any:
+        try:
+            return await getattr(self._actor, method).remote(*arguments)
+        except RayActorError:
+            self._actor = _connect(self._config)
+            return await getattr(self._actor, method).remote(*arguments)
+
+
+def _connect(config: JudgeConfig) -> Any:
     quota = hashlib.sha256(f"{config.base_url}\0{config.model}\0{config.api_key_env}".encode()).hexdigest()[:8]
     limits = Limits(config.requests_per_minute, config.tokens_per_minute, config.max_concurrency)
     return (

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlaif_ray.records import Judgement, Message, Order, Outcome, Preference
+from rlaif_ray.rundir import file_written_atomically
 
 LabelSource = Literal["ai", "human"]
 Split = Literal["train", "test"]
@@ -108,7 +108,7 @@ def write_preferences(path: Path, rows: Sequence[PreferenceRow]) -> None:
         ]
         for name in schema.names
     }
-    _write_atomically(path, pa.table(columns, schema=schema))
+    _write(path, pa.table(columns, schema=schema))
 
 
 def read_preferences(path: Path) -> list[PreferenceRow]:
@@ -125,7 +125,7 @@ def write_judgements(path: Path, judgements: Sequence[Judgement]) -> None:
     """Write every field of every judgement, atomically."""
     schema = pa.schema([(field.name, _judgement_type(str(field.type))) for field in dataclasses.fields(Judgement)])
     columns = {name: [getattr(judgement, name) for judgement in judgements] for name in schema.names}
-    _write_atomically(path, pa.table(columns, schema=schema))
+    _write(path, pa.table(columns, schema=schema))
 
 
 def read_judgements(path: Path) -> list[Judgement]:
@@ -186,11 +186,6 @@ def _judgement_type(annotation: str) -> Any:
     return _JUDGEMENT_TYPES.get(annotation.removesuffix(" | None"), pa.string())
 
 
-def _write_atomically(path: Path, table: Any) -> None:
-    """A crash leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, temporary, compression="zstd")
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _write(path: Path, table: Any) -> None:
+    with file_written_atomically(path) as unfinished:
+        pq.write_table(table, unfinished, compression="zstd")

@@ -166,6 +166,22 @@ async def test_concurrency_is_used(start: Any, server: LoopbackJudge) -> None:
     assert server.most_in_flight == 8
 
 
+async def test_a_backlog_brings_more_actors(start: Any, server: LoopbackJudge) -> None:
+    server.latency_s = 0.1
+    judges = start(max_concurrency=16)
+    labelling = asyncio.ensure_future(judges.label(pairs(20), "collect"))
+    await labelling
+    assert (await judges.progress()).actors == 1
+    asked = [Pair(f"more-{number}", Prompt("prompt", f"And {number}."), "a", "b") for number in range(300)]
+    labelling = asyncio.ensure_future(judges.label(asked, "collect"))
+    most = 0
+    while not labelling.done():
+        most = max(most, (await judges.progress()).actors)
+        await asyncio.sleep(0.05)
+    check(await labelling, asked)
+    assert most == 2
+
+
 async def test_the_budget_is_hard_and_the_rest_says_so(start: Any, server: LoopbackJudge) -> None:
     budget = 0.005
     judges = start(price={"input": 1.0, "output": 2.0}, budget_usd=budget)

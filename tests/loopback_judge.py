@@ -9,7 +9,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -92,17 +92,23 @@ def p_first(first: str, second: str) -> float:
 @contextmanager
 def serving(judge: LoopbackJudge) -> Iterator[LoopbackJudge]:
     """Serve from a thread until the block ends."""
+    with serving_handler(judge.complete) as judge.url:
+        yield judge
+
+
+@contextmanager
+def serving_handler(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Iterator[str]:
+    """Serve chat completions by any handler from a thread, and give the address."""
     loop = asyncio.new_event_loop()
     started = threading.Event()
 
     async def start() -> web.AppRunner:
         application = web.Application()
-        application.router.add_post("/v1/chat/completions", judge.complete)
+        application.router.add_post("/v1/chat/completions", handler)
         runner = web.AppRunner(application, access_log=None)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
-        judge.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
         return runner
 
     runners: list[web.AppRunner] = []
@@ -117,7 +123,7 @@ def serving(judge: LoopbackJudge) -> Iterator[LoopbackJudge]:
     thread.start()
     started.wait(10)
     try:
-        yield judge
+        yield f"http://127.0.0.1:{runners[0].addresses[0][1]}/v1"
     finally:
         asyncio.run_coroutine_threadsafe(runners[0].cleanup(), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
