@@ -15,6 +15,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.limiter import NAMESPACE
 from rlaif_ray.judge.ledger import Intent, Ledger, LedgerTotals, Receipt, Reply
 
+# The owner that a killed run left behind ends within seconds.
+_LOCK_PATIENCE_S = 20.0
+
 
 class LedgerActor:
     """A `Ledger`, opened at its first use, so that a file in use elsewhere is told to the caller."""
@@ -25,7 +28,7 @@ class LedgerActor:
 
     @cached_property
     def _ledger(self) -> Ledger:
-        return Ledger(self._path, self._budget_usd)
+        return Ledger(self._path, self._budget_usd, lock_patience_s=_LOCK_PATIENCE_S)
 
     def lookup(self, keys: Sequence[str]) -> dict[str, Reply]:
         return self._ledger.lookup(keys)

@@ -11,10 +11,12 @@ import fcntl
 import hashlib
 import json
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from rlaif_ray.config import PriceConfig, UserError
 from rlaif_ray.records import Message
@@ -152,15 +154,16 @@ class Ledger:
     budget_usd bounds everything that the file's runs spend: an intent that could break it is refused.
     """
 
-    def __init__(self, path: Path, budget_usd: float | None) -> None:
-        """Open or create. Raises UserError where another process has it open."""
+    def __init__(self, path: Path, budget_usd: float | None, *, lock_patience_s: float = 0.0) -> None:
+        """Open or create. Waits up to `lock_patience_s` for another process to let go, then raises UserError."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = path.with_name(path.name + ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise UserError(f"{path}: another run has this ledger open; wait for it, or set another run_dir") from None
+        deadline = time.monotonic() + lock_patience_s
+        while not _lock(self._lock):
+            if time.monotonic() >= deadline:
+                self._lock.close()
+                raise UserError(f"{path}: another run has this ledger open; wait for it, or set another run_dir")
+            time.sleep(0.1)
         self._budget = None if budget_usd is None else _pico(budget_usd)
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode=WAL")
@@ -298,6 +301,15 @@ class Ledger:
 
     def _sum(self, query: str) -> int:
         return int(self._database.execute(query).fetchone()[0] or 0)
+
+
+def _lock(file: IO[str]) -> bool:
+    """Lock a file for this process, if nobody else has it. The system lets go for a process that dies."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _digest(identity: object) -> str:

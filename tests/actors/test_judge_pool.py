@@ -129,7 +129,8 @@ async def test_no_log_probabilities_is_a_failure_that_says_so(start: Any, server
     assert "no log-probabilities" in preference.reason
 
 
-async def test_a_killed_worker_loses_nothing(start: Any, server: LoopbackJudge) -> None:
+@pytest.mark.parametrize("victim", ["judge-", "ledger-", "limiter-"])
+async def test_a_killed_actor_loses_nothing(victim: str, start: Any, server: LoopbackJudge) -> None:
     server.latency_s = 0.05
     asked = pairs(150)
     judges = start(max_concurrency=16)
@@ -139,13 +140,14 @@ async def test_a_killed_worker_loses_nothing(start: Any, server: LoopbackJudge) 
         return len(server.prompts) > 40
 
     await until(some_are_answered)
-    for worker in ray.util.list_named_actors():
-        if worker.removeprefix("judge-").isdigit():
-            pid = await ray.get_actor(worker).__ray_call__.remote(lambda _: os.getpid())
-            os.kill(pid, signal.SIGKILL)
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        if actor["name"].startswith(victim) and actor["name"] != "judge-pool":
+            handle = ray.get_actor(actor["name"], namespace=actor["namespace"])
+            os.kill(await handle.__ray_call__.remote(lambda _: os.getpid()), signal.SIGKILL)
     check(await labelling, asked)
     totals = await judges.totals()
     assert totals.replies == 300
+    assert totals.reserved_usd == 0
     # No reply that was kept is bought again: what was asked twice is counted.
     assert len(server.prompts) - 300 <= totals.ambiguous <= 32
 

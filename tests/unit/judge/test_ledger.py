@@ -1,6 +1,7 @@
 import dataclasses
 import hashlib
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -185,6 +186,12 @@ def test_a_failed_write_leaves_nothing_behind(ledger: Ledger) -> None:
 def test_a_ledger_in_use_is_refused_in_one_sentence(ledger: Ledger, path: Path) -> None:
     with pytest.raises(UserError, match="another run has this ledger open"):
         Ledger(path, None)
+
+
+def test_a_ledger_that_is_let_go_of_in_time_is_opened(path: Path) -> None:
+    first = Ledger(path, None)
+    threading.Timer(0.2, first.close).start()
+    Ledger(path, None, lock_patience_s=10.0).close()
 
 
 def test_anyone_may_read_it_meanwhile(ledger: Ledger, path: Path) -> None:
