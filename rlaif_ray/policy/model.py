@@ -49,6 +49,19 @@ def stop_token(model: Any, tokenizer: Any) -> int:
     return int(stop[0] if isinstance(stop, list) else stop)
 
 
+def ensure_pad_token(model: Any, tokenizer: Any) -> None:
+    """Give a model without a pad token of its own one more token, in place.
+
+    Padding with a stop token would hide where an answer ends: a sequence classifier finds the last token by its pads.
+    """
+    stops = model.generation_config.eos_token_id
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in (stops if isinstance(stops, list) else [stops]):
+        tokenizer.add_special_tokens({"pad_token": PAD})
+        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+            model.resize_token_embeddings(len(tokenizer))
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
 def scratch_tokenizer(texts: Iterable[str]) -> Any:
     """A tokenizer whose vocabulary is the words of `texts`, in sorted order after five special tokens.
 
@@ -106,6 +119,13 @@ def scratch_policy(config: ScratchModelConfig, tokenizer: Any, *, positions: int
     return model.to(getattr(torch, dtype)).eval()
 
 
+class _Float32Linear(nn.Linear):
+    """A linear layer that computes in float32: values in bfloat16 would be steps of a hundredth."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.linear(input.float(), self.weight.float(), self.bias.float())
+
+
 class ValueModel(nn.Module):
     """A language model's body with a linear head: the expected return of the state after each token."""
 
@@ -119,7 +139,7 @@ class ValueModel(nn.Module):
         hidden = self.body(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
         ).last_hidden_state
-        values: Tensor = self.head(hidden[:, -keep:]).squeeze(-1).float()
+        values: Tensor = self.head(hidden[:, -keep:]).squeeze(-1)
         return values
 
 
@@ -132,7 +152,7 @@ def value_model_from_reward(
     """
     reward = load_reward_model(directory, dtype=dtype, trust_remote_code=trust_remote_code)
     old = reward.score
-    head = nn.Linear(old.in_features, 1, dtype=old.weight.dtype)
+    head = _Float32Linear(old.in_features, 1, dtype=old.weight.dtype)
     with torch.no_grad():
         head.weight.copy_(old.weight / normalisation.std)
         head.bias.fill_(-normalisation.mean / normalisation.std)

@@ -6,6 +6,7 @@ Face model's own raw logit; nothing is normalised here.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,7 +60,7 @@ def score_sequences(
     A sequence beyond the model's positions, an empty one, or one whose reward is not finite is invalid, and its value
     is NaN.
     """
-    longest = model.config.max_position_embeddings
+    longest = getattr(model.config, "max_position_embeddings", sys.maxsize)
     pad_id = model.config.pad_token_id
     device = next(model.parameters()).device
     values = np.full(len(sequences), np.nan, dtype=np.float32)
