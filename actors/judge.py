@@ -250,6 +250,7 @@ class JudgePool:
             logprob_first=reading.logprob_first,
             logprob_second=reading.logprob_second,
             label_mass=reading.label_mass,
+            judge_prompt="\n\n".join(message.content for message in question.call.messages),
             raw_reply="" if reply is None else reply.text,
             judge=self._config.model,
             template_hash=self._template.hash,

@@ -38,31 +38,28 @@ class RayRuntime:
         self._rewards: RewardPool | None = None
         self._learner: LearnerGroup | None = None
         self._judges: Judges | None = None
+        self.dashboard: str | None = None
+        """The address of Ray's dashboard, once Ray is joined and where it has one."""
 
     def __enter__(self) -> RayRuntime:
         # Ray turns token authentication on by itself where it finds a token; which it is must not depend on that.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
         address = "local" if self._local else os.environ.get("RAY_ADDRESS", "local")
-        ray.init(
+        context = ray.init(
             address=address,
             # Actors say what matters through their results; the rest is in Ray's own logs.
             log_to_driver=False,
             logging_level=logging.WARNING,
             **({"include_dashboard": True, "dashboard_host": "127.0.0.1"} if address == "local" else {}),
         )
+        self.dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         ray.shutdown()
-
-    @property
-    def dashboard(self) -> str | None:
-        """The address of Ray's dashboard, where there is one."""
-        url = ray._private.worker.get_dashboard_url()
-        return f"http://{url}" if url else None
 
     async def fit_sft(self, demonstrations: Sequence[Demonstration]) -> None:
         await trainer.fit_sft(

@@ -127,6 +127,9 @@ def _run_stages(config: RunConfig, only: str | None, *, local: bool) -> None:
 
     stage: Stage | None = None if only is None else Stage(only)
     with Console(stages=len(Stage) if stage is None else 1) as console, RayRuntime(config, local=local) as runtime:
+        console.say(f"Run directory: {config.run_dir.resolve()}")
+        if runtime.dashboard is not None:
+            console.say(f"Ray dashboard: {runtime.dashboard}")
         summary = asyncio.run(Pipeline(config, runtime, console).run(stage))
     if summary is not None and stage in (None, Stage.REPORT):
         print("\n".join(closing_lines(summary)))

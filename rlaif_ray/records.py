@@ -175,6 +175,7 @@ class Judgement:
     logprob_first: float | None  # nats, summed over the label's tokenisations
     logprob_second: float | None
     label_mass: float | None  # probability on the two labels; None where a constraint hides it
+    judge_prompt: str  # the conversation as the judge read it
     raw_reply: str
     judge: str
     template_hash: str

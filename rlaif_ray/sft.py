@@ -18,6 +18,7 @@ from rlaif_ray.microbatches import split_rows
 from rlaif_ray.policy.batching import Sequences
 from rlaif_ray.policy.logprobs import answer_logits, token_logprobs
 from rlaif_ray.policy.model import (
+    ensure_pad_token,
     load_policy,
     load_tokenizer,
     save_model,
@@ -115,12 +116,26 @@ def _start(config: RunConfig, demonstrations: Sequence[Demonstration]) -> tuple[
     policy = config.policy
     if policy.scratch is None:
         assert policy.model is not None  # the config sees to it
-        model = load_policy(policy.model, dtype=policy.dtype, trust_remote_code=policy.trust_remote_code)
-        return model, load_tokenizer(policy.model, trust_remote_code=policy.trust_remote_code)
+        try:
+            model = load_policy(policy.model, dtype=policy.dtype, trust_remote_code=policy.trust_remote_code)
+            tokenizer = load_tokenizer(policy.model, trust_remote_code=policy.trust_remote_code)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"policy.model={policy.model}: cannot be loaded ({reason})") from None
+        longest = getattr(model.config, "max_position_embeddings", policy.context_tokens)
+        if policy.context_tokens > longest:
+            raise UserError(
+                f"policy.max_prompt_tokens={policy.max_prompt_tokens} and policy.max_answer_tokens="
+                f"{policy.max_answer_tokens} together exceed what {policy.model} takes ({longest} positions, one of "
+                "which scoring needs); lower one of them"
+            )
+        ensure_pad_token(model, tokenizer)
+        return model, tokenizer
     tokenizer = scratch_tokenizer(text for d in demonstrations for text in (d.prompt.text, d.answer))
-    positions = policy.max_prompt_tokens + policy.max_answer_tokens
     return (
-        scratch_policy(policy.scratch, tokenizer, positions=positions, dtype=policy.dtype, seed=config.seed),
+        scratch_policy(
+            policy.scratch, tokenizer, positions=policy.context_tokens, dtype=policy.dtype, seed=config.seed
+        ),
         tokenizer,
     )
 

@@ -106,10 +106,7 @@ class VllmRolloutEngine:
         sequences = [np.concatenate([rollouts.prompt(row), rollouts.answer(row)]) for row in range(len(rollouts))]
         scored = self._sequence_logprobs(sequences)
         return np.concatenate(
-            [
-                np.asarray(row[len(rollouts.prompt(index)) - 1 :], dtype=np.float32)
-                for index, row in enumerate(scored)
-            ]
+            [np.asarray(row[len(rollouts.prompt(index)) - 1 :], dtype=np.float32) for index, row in enumerate(scored)]
         )
 
     def load(self, version: WeightVersion, weights: Weights) -> None:

@@ -21,6 +21,7 @@ def flip_coin(pair: Pair, order: Order, seed: int, created_at: float) -> Judgeme
         logprob_first=None,
         logprob_second=None,
         label_mass=None,
+        judge_prompt="",
         raw_reply="",
         judge=COIN_FLIP,
         template_hash="",

@@ -188,9 +188,5 @@ def _missing(run: Run) -> list[str]:
             run.judged is not None and run.judged.shown is None,
             "judgements/judgements.parquet holds no scored judgement to show",
         ),
-        (
-            run.judged is not None and run.judged.shown is not None and run.judged.shown.prompt is None,
-            "judgements/judgements.parquet keeps no rendered prompt of the judge",
-        ),
     ]
     return [text for absent, text in absences if absent]

@@ -219,13 +219,12 @@ def _shown_judgement(path: Path) -> ShownJudgement | None:
     import pyarrow.parquet as pq
 
     columns = [name for name in ShownJudgement.__dataclass_fields__ if name not in ("prompt", "answer")]
-    _require(path, columns)
-    kept = ["judge_prompt"] if "judge_prompt" in pq.read_schema(path).names else []
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=256, columns=["outcome", *columns, *kept]):
+    _require(path, ["judge_prompt", *columns])
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=256, columns=["outcome", "judge_prompt", *columns]):
         for row in batch.to_pylist():
             if row["outcome"] == Outcome.SCORED:
                 shown = {name: row[name] for name in columns}
-                return ShownJudgement(prompt=row.get("judge_prompt"), answer=_answer(row["raw_reply"]), **shown)
+                return ShownJudgement(prompt=row["judge_prompt"] or None, answer=_answer(row["raw_reply"]), **shown)
     return None
 
 

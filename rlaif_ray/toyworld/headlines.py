@@ -58,7 +58,7 @@ FIRST_POSITION_LEAN = 0.6
 # Demonstrators are hurried: one to five words, of which many are not headlines. A policy that imitates them knows the
 # language and has much left to learn.
 _DEMONSTRATION_LENGTHS = (0.10, 0.25, 0.35, 0.20, 0.10)
-_DEMONSTRATION_WORDS = (0.54, 0.30, 0.11, 0.05)  # headline, brief, invented, repeat
+_DEMONSTRATION_WORDS = (0.58, 0.31, 0.07, 0.04)  # headline, brief, invented, repeat
 
 _PROMPT_COUNT = math.perm(len(FACTS), FACTS_PER_PROMPT)
 _PROMPT_STREAM, _DEMONSTRATION_STREAM, _ANSWER_STREAM = range(3)

@@ -41,6 +41,7 @@ def preferences(conversational: bool, count: int = 8) -> list[Preference]:
                 logprob_first=-0.2,
                 logprob_second=-1.6,
                 label_mass=1.0,
+                judge_prompt="Which?",
                 raw_reply="{}",
                 judge="judge",
                 template_hash="hash",

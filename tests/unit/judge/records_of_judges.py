@@ -29,6 +29,7 @@ def judgement(
         "logprob_first": None,
         "logprob_second": None,
         "label_mass": None,
+        "judge_prompt": "Which?",
         "raw_reply": "{}",
         "judge": "judge",
         "template_hash": "hash",

@@ -31,6 +31,7 @@ def preference(p: float | None, prompt: Prompt | None = None, outcome: Outcome =
             logprob_first=first,
             logprob_second=second,
             label_mass=0.9,
+            judge_prompt="Which?",
             raw_reply='{"é": 1}',
             judge="judge",
             template_hash="hash",

@@ -135,12 +135,15 @@ def test_a_reply_is_shown_by_what_it_says_or_else_whole(tmp_path: Path, reply: s
     assert judged.shown.answer == answer
 
 
-def test_judgements_without_their_prompts_are_shown_and_the_prompt_is_named_as_missing(tmp_path: Path) -> None:
+def test_a_control_that_asks_nobody_shows_no_prompt(tmp_path: Path) -> None:
     directory = write_synthetic_run(tmp_path)
-    pq.write_table(pq.read_table(directory.judgements).drop_columns("judge_prompt"), directory.judgements)
+    table = pq.read_table(directory.judgements)
+    nobody = pa.array([""] * len(table))
+    pq.write_table(
+        table.set_column(table.column_names.index("judge_prompt"), "judge_prompt", nobody), directory.judgements
+    )
     page = Page(write_report(directory.path).read_text())
-    assert "The rendered prompt was not kept." in page.text
-    assert "keeps no rendered prompt" in page.text
+    assert "No prompt: nobody was asked." in page.text
 
 
 def test_positions_are_counted_over_pairs_with_both_orders_scored(tmp_path: Path) -> None:
