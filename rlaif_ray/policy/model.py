@@ -40,13 +40,15 @@ def load_tokenizer(model: str | Path, *, trust_remote_code: bool) -> Any:
 
 
 def stop_token(model: Any, tokenizer: Any) -> int:
-    """The token that ends an answer: the model's own (the first, where it has several), else the tokenizer's."""
-    stop = model.generation_config.eos_token_id
-    if stop is None:
-        stop = tokenizer.eos_token_id
-    if stop is None:
+    """The token that ends an answer: of the model's stop tokens the tokenizer's own, which ends a chat turn, or else
+    the first; the tokenizer's where the model names none."""
+    stops = model.generation_config.eos_token_id
+    stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
+    if tokenizer.eos_token_id is not None and (not stops or tokenizer.eos_token_id in stops):
+        return int(tokenizer.eos_token_id)
+    if not stops:
         raise ValueError("neither the model nor its tokenizer names an end-of-sequence token")
-    return int(stop[0] if isinstance(stop, list) else stop)
+    return int(stops[0])
 
 
 def ensure_pad_token(model: Any, tokenizer: Any) -> None:

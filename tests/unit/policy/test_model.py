@@ -37,6 +37,14 @@ def test_a_saved_model_loads_with_its_stop_token(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.bin"))
 
 
+def test_of_several_stop_tokens_the_one_that_ends_a_turn_ends_an_answer() -> None:
+    policy, tokenizer = policy_and_tokenizer()
+    policy.generation_config.eos_token_id = [7, tokenizer.eos_token_id]
+    assert stop_token(policy, tokenizer) == tokenizer.eos_token_id
+    policy.generation_config.eos_token_id = [7, 8]
+    assert stop_token(policy, tokenizer) == 7
+
+
 def test_a_model_without_a_stop_token_is_refused() -> None:
     policy, tokenizer = policy_and_tokenizer()
     policy.generation_config.eos_token_id = None
