@@ -38,6 +38,9 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: setup
+	$(BIN)/python -m scripts.config_reference
+
 # Complete locks for both kinds of machine, from pyproject.toml.
 lock: setup
 	for extra in cpu gpu; do \

@@ -44,7 +44,7 @@ class RewardPool:
                 args=(directory, policy, reward.max_batch_tokens),
                 restarts=True,
             )
-            for index in range(reward.actors.max)
+            for index in range(reward.actors.count)
         ]
 
     async def ready(self) -> None:

@@ -89,9 +89,6 @@ def main() -> None:
     except UserError as error:
         print(f"rlaif: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("rlaif: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
 
 
 def _run(path: Path, overrides: Sequence[str] | None, only: str | None = None, *, local: bool = False) -> None:
@@ -100,7 +97,11 @@ def _run(path: Path, overrides: Sequence[str] | None, only: str | None = None, *
     config = load_config(path, overrides or ())
     if _already_finished(config, only):
         return
-    _run_stages(config, only, local=local)
+    try:
+        _run_stages(config, only, local=local)
+    except KeyboardInterrupt:
+        print("rlaif: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def _already_finished(config: RunConfig, only: str | None) -> bool:

@@ -40,11 +40,20 @@ class ActorResources(Section):
     """OpenMP threads, set before torch is imported."""
 
 
+class Replicas(ActorResources):
+    """A pool of one size, and what each of its actors is given."""
+
+    count: Positive = 1
+    """Actors in the pool."""
+
+
 class PoolSize(ActorResources):
     """An autoscaling pool's bounds, and what each of its actors is given."""
 
     min: NonNegative = 1
+    """Actors that stay when there is nothing to do."""
     max: Positive = 1
+    """Actors at most, whatever the backlog."""
 
     @model_validator(mode="after")
     def _ordered(self) -> PoolSize:
@@ -79,9 +88,13 @@ class PolicyConfig(Section):
     scratch: ScratchModelConfig | None = None
     algorithm: Literal["ppo"] = "ppo"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights that are served and trained; the optimizer keeps float32 beside bfloat16."""
     max_prompt_tokens: Positive = 512
+    """Longer prompts are left out, and counted."""
     max_answer_tokens: Positive = 128
+    """Longer answers are cut off, and count as truncated."""
     trust_remote_code: bool = False
+    """Run code that comes with the model."""
 
     @property
     def context_tokens(self) -> int:
@@ -96,17 +109,25 @@ class PolicyConfig(Section):
 
 
 class FitConfig(Section):
-    """How a batch trainer (SFT, reward model) runs. Batches count examples, over all workers."""
+    """How a batch trainer (SFT, reward model) runs."""
 
     epochs: PositiveFloat = 1.0
+    """Passes over the data; a fraction ends within one."""
     batch_size: Positive = 64
+    """Examples to one optimizer step, over all workers."""
     micro_batch_size: Positive = 64
+    """Examples to one forward, on one worker."""
     learning_rate: PositiveFloat = 1e-5
+    """AdamW's peak rate: a linear rise, then a linear fall to nothing."""
     warmup_fraction: Fraction = 0.05
+    """Share of the steps over which the rate rises."""
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat = 1.0
+    """Bound on the gradient's norm."""
     zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed's ZeRO stage."""
     workers: Positive = 1
+    """Data-parallel workers."""
     resources: ActorResources = ActorResources()
 
 
@@ -143,10 +164,13 @@ class JudgeConfig(Section):
     similarity_bound: Fraction = 1.0
     """Pairs whose answers are at least so similar are not sent. 1: only identical ones."""
     requests_per_minute: PositiveFloat | None = None
+    """The endpoint's limit, kept by all judge actors together."""
     tokens_per_minute: PositiveFloat | None = None
+    """The endpoint's limit on prompt and completion tokens together."""
     max_concurrency: Positive = 64
     """Requests in flight, over the whole pool."""
     timeout_s: PositiveFloat = 60.0
+    """Seconds after which a call counts as lost."""
     max_attempts: Positive = 6
     """Tries of one call, the first included, before its judgement fails."""
     price: PriceConfig | None = None
@@ -167,6 +191,7 @@ class CollectConfig(Section):
     prompts: Positive = 1000
     """Prompts to draw answers for."""
     answers_per_prompt: Annotated[int, Field(ge=2)] = 4
+    """Answers to draw to each."""
     pairs_per_prompt: Positive = 3
     """Pairs, drawn at random without repetition from the answers to one prompt."""
     temperature: PositiveFloat = 1.0
@@ -178,15 +203,17 @@ class RewardConfig(FitConfig):
     """Share of the prompts whose pairs measure the reward model and do not fit it."""
     centring: NonNegativeFloat = 0.0
     """Weight of the mean of (r_a + r_b)^2."""
-    actors: PoolSize = PoolSize(min=1, max=1, cpus=0.5)
+    actors: Replicas = Replicas(cpus=0.5)
     max_batch_tokens: Positive = 8192
     """Tokens that one forward of a reward actor takes, padding included."""
 
 
 class RolloutConfig(Section):
     replicas: Positive = 1
+    """vLLM engines that hold the policy."""
     resources: ActorResources = ActorResources()
     temperature: PositiveFloat = 1.0
+    """Of training's rollouts; evaluation always draws at 1."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.85
     """Share of a GPU's memory that one engine takes."""
     kv_cache_gib: Positive = 1
@@ -197,18 +224,23 @@ class RolloutConfig(Section):
 
 class LearnerConfig(Section):
     ranks: Positive = 1
+    """Data-parallel DeepSpeed ranks."""
     resources: ActorResources = ActorResources()
     zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed's ZeRO stage, for the policy and the value model."""
     max_grad_norm: PositiveFloat = 1.0
+    """Bound on the gradient's norm, for each of the two."""
 
 
 class PpoConfig(Section):
     """PPO (Schulman et al. 2017) as used on language models (Ziegler et al. 2019; Huang et al. 2024)."""
 
     iterations: Positive = 100
+    """Times to sample, score, update and publish."""
     prompts_per_iteration: Positive = 64
     answers_per_prompt: Positive = 1
     epochs: Positive = 2
+    """Passes over the answers of an iteration."""
     minibatch_size: Positive = 64
     """Answers to one optimizer step, over all ranks."""
     micro_batch_size: Positive = 64
@@ -219,10 +251,15 @@ class PpoConfig(Section):
     """Iterations at the start that fit the value model alone."""
     adam_epsilon: PositiveFloat = 1e-5
     clip: PositiveFloat = 0.2
+    """Bound on how far the probability ratio may leave 1 and still earn a gradient."""
     value_clip: PositiveFloat = 0.2
+    """Bound on how far a value may move in one iteration, likewise."""
     gamma: Fraction = 1.0
+    """Discount of later rewards."""
     lam: Fraction = 0.95
+    """GAE's mixing of short and long estimates."""
     kl_coefficient: NonNegativeFloat = 0.05
+    """Weight of the KL from SFT, a token, in the reward."""
     reward_clip: PositiveFloat = 10.0
     """Bound on the normalised reward's size, before KL is taken off."""
     truncated: Literal["penalty", "mask"] = "penalty"
@@ -230,6 +267,7 @@ class PpoConfig(Section):
     truncation_score: float = -1.0
     """In units of the normalised reward."""
     checkpoint_every: Positive = 10
+    """Iterations between checkpoints; an interrupted run loses fewer than these."""
 
 
 class EvaluationConfig(Section):
@@ -239,6 +277,7 @@ class EvaluationConfig(Section):
 
 class RunConfig(Section):
     seed: NonNegative = 0
+    """What every random choice of the run derives from."""
     run_dir: Path
     """Where everything of the run is kept. `{seed}` in it stands for the seed."""
     prompts: PromptsConfig
