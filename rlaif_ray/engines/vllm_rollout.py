@@ -150,7 +150,15 @@ class VllmRolloutEngine:
 def _reload(worker: Any, weights: Weights) -> None:
     """Runs in vLLM's worker. On a CPU the engine repacks its linear layers, so loading into them anew must go through
     its own reload."""
-    worker.model_runner.reload_weights(weights_iterator=((name, to_torch(array)) for name, array in weights.items()))
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    runner = worker.model_runner
+    runner.reload_weights(weights_iterator=((name, to_torch(array)) for name, array in weights.items()))
+    if runner.model_config.hf_text_config.tie_word_embeddings:
+        # The reload leaves a head that shares the embeddings' weights with its own, older packing of them.
+        for module in runner.get_model().modules():
+            if isinstance(module, ParallelLMHead):
+                module.quant_method.process_weights_after_loading(module)
 
 
 def _flat(rows: Sequence[Sequence[int]]) -> NDArray[np.int32]:

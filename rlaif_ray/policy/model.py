@@ -113,7 +113,9 @@ def scratch_policy(config: ScratchModelConfig, tokenizer: Any, *, positions: int
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
-            tie_word_embeddings=False,
+            tie_word_embeddings=True,
+            # The usual 0.02 is for wide models: at this width attention would start flat, and stay so for long.
+            initializer_range=config.hidden_size**-0.5,
         )
     )
     model.generation_config.eos_token_id = tokenizer.eos_token_id

@@ -1,0 +1,202 @@
+"""The rollout engine against Hugging Face's forward: what it draws, what it scores, and which weights it serves."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from actors.spawn import spawn
+from rlaif_ray.config import ActorResources
+from rlaif_ray.engines.vllm_rollout import TokenRequest, VllmRolloutEngine
+from rlaif_ray.records import FinishReason, Rollouts, Weights, WeightVersion
+from rlaif_ray.weights import fingerprint_of, read_weights, to_torch
+
+# Workers cannot import a test's module: it must travel whole.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+VOCABULARY = 44
+CANARY = (5, 9, 13, 21, 8, 30)
+
+
+class Engine:
+    """The engine in an actor: one process holds one."""
+
+    def __init__(self, model: str) -> None:
+        self._engine = VllmRolloutEngine(
+            model,
+            dtype="float32",
+            context_tokens=33,
+            max_answer_tokens=8,
+            threads=1,
+            kv_cache_gib=1,
+            gpu_memory_utilization=0.5,
+            enforce_eager=True,
+            trust_remote_code=False,
+        )
+
+    def call(self, work: Callable[[VllmRolloutEngine], Any]) -> Any:
+        return work(self._engine)
+
+
+def write_model(directory: Path, *, tied: bool) -> None:
+    from tokenizers import Tokenizer, models
+
+    words = {f"w{number}": number for number in range(VOCABULARY)}
+    PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w3")), pad_token="w0", eos_token="w2"
+    ).save_pretrained(directory)
+    torch.manual_seed(1)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            tie_word_embeddings=tied,
+            initializer_range=0.125,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+    ).save_pretrained(directory)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    directory = tmp_path_factory.mktemp("model")
+    write_model(directory, tied=request.param)
+    engine = spawn(Engine, f"engine-{request.param}", ActorResources(cpus=0.1), args=(str(directory),))
+    yield directory, lambda work: ray.get(engine.call.remote(work))
+    ray.kill(engine)
+
+
+def reference(directory: Path, weights: Weights) -> Any:
+    model = LlamaForCausalLM.from_pretrained(directory)
+    model.load_state_dict({name: to_torch(array) for name, array in weights.items()}, strict=False)
+    model.tie_weights()
+    return model.eval()
+
+
+@torch.no_grad()
+def logprobs_of(model: Any, tokens: np.ndarray) -> np.ndarray:
+    """Of each token after the first."""
+    ids = torch.tensor(np.asarray(tokens, dtype=np.int64))[None]
+    logits = model(input_ids=ids).logits[0, :-1].float()
+    return torch.log_softmax(logits, -1).gather(-1, ids[0, 1:, None])[:, 0].numpy()
+
+
+def version_of(model: Any, weights: Weights, number: int) -> WeightVersion:
+    canary = tuple(logprobs_of(model, np.array(CANARY)).tolist())
+    return WeightVersion(number, fingerprint_of(weights), None, CANARY, canary)
+
+
+def moved(weights: Weights, amount: float) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(7)
+    return {
+        name: (array + amount * generator.standard_normal(array.shape)).astype(np.float32)
+        for name, array in weights.items()
+    }
+
+
+def requests(count: int, temperature: float = 1.0) -> list[TokenRequest]:
+    return [TokenRequest(f"s{n}", (1, 4 + n % 30, 9, 5), seed=1000 + n, temperature=temperature) for n in range(count)]
+
+
+def check_against(model: Any, rollouts: Rollouts) -> None:
+    for row in range(len(rollouts)):
+        prompt, answer = rollouts.prompt(row), rollouts.answer(row)
+        expected = logprobs_of(model, np.concatenate([prompt, answer]))[len(prompt) - 1 :]
+        np.testing.assert_allclose(rollouts.answer_logprobs(row), expected, atol=2e-4)
+
+
+def test_drawn_answers_carry_the_models_own_log_probabilities(served: Any) -> None:
+    directory, call = served
+    weights = read_weights(directory)
+    model = reference(directory, weights)
+    version = version_of(model, weights, 1)
+    call(lambda engine: engine.load(version, weights))
+    rollouts = call(lambda engine: engine.generate(requests(40), version))
+    check_against(model, rollouts)
+    assert (rollouts.version, rollouts.fingerprint) == (1, version.fingerprint)
+    for row, reason in enumerate(rollouts.finish_reasons):
+        stopped = rollouts.answer(row)[-1] == 2
+        assert reason is (FinishReason.STOP if stopped else FinishReason.LENGTH)
+        assert stopped or len(rollouts.answer(row)) == 8
+
+
+def test_an_answer_depends_on_its_seed_and_not_on_its_company(served: Any) -> None:
+    _, call = served
+    version = WeightVersion(1, "unused", None, (), ())
+    together = call(lambda engine: engine.generate(requests(30), version))
+    apart = [call(lambda engine, one=one: engine.generate([one], version)) for one in reversed(requests(30))][::-1]
+    for row, alone in enumerate(apart):
+        np.testing.assert_array_equal(together.answer(row), alone.answer(0))
+        np.testing.assert_array_equal(together.answer_logprobs(row), alone.answer_logprobs(0))
+
+
+def test_new_weights_are_served_whole_and_the_old_ones_come_back(served: Any) -> None:
+    directory, call = served
+    old = read_weights(directory)
+    new = moved(old, 0.05)
+    new_model = reference(directory, new)
+    new_version = version_of(new_model, new, 2)
+    old_version = version_of(reference(directory, old), old, 3)
+    call(lambda engine: engine.load(old_version, old))
+    before = call(lambda engine: engine.generate(requests(20), old_version))
+    call(lambda engine: engine.load(new_version, new))
+    check_against(new_model, call(lambda engine: engine.generate(requests(20), new_version)))
+    scored = call(lambda engine: engine.logprobs(before))
+    expected = [
+        logprobs_of(new_model, np.concatenate([before.prompt(row), before.answer(row)]))[3:] for row in range(20)
+    ]
+    np.testing.assert_allclose(scored, np.concatenate(expected), atol=2e-4)
+    call(lambda engine: engine.load(old_version, old))
+    again = call(lambda engine: engine.generate(requests(20), old_version))
+    np.testing.assert_array_equal(before.answer_tokens, again.answer_tokens)
+    np.testing.assert_array_equal(before.logprobs, again.logprobs)
+
+
+def test_a_tensor_that_was_corrupted_on_the_way_is_refused(served: Any) -> None:
+    directory, call = served
+    weights = read_weights(directory)
+    version = version_of(reference(directory, weights), weights, 4)
+    name = "model.layers.1.mlp.down_proj.weight"
+    corrupted = {**weights, name: np.where(np.arange(96) == 5, 0, weights[name]).astype(np.float32)}
+    with pytest.raises(Exception, match="arrived with fingerprint"):
+        call(lambda engine: engine.load(version, corrupted))
+
+
+def test_weights_that_arrive_but_are_not_what_is_served_are_refused(served: Any) -> None:
+    directory, call = served
+    weights = read_weights(directory)
+    other = reference(directory, moved(weights, 0.05))
+    canary = tuple(logprobs_of(other, np.array(CANARY)).tolist())
+    version = WeightVersion(5, fingerprint_of(weights), None, CANARY, canary)
+    with pytest.raises(Exception, match="received whole but is not served"):
+        call(lambda engine: engine.load(version, weights))
+
+
+def test_temperature_is_part_of_the_log_probabilities(served: Any) -> None:
+    directory, call = served
+    weights = read_weights(directory)
+    model = reference(directory, weights)
+    version = version_of(model, weights, 6)
+    call(lambda engine: engine.load(version, weights))
+    rollouts = call(lambda engine: engine.generate(requests(10, temperature=0.5), version))
+    for row in range(10):
+        tokens = torch.tensor(np.concatenate([rollouts.prompt(row), rollouts.answer(row)]).astype(np.int64))[None]
+        with torch.no_grad():
+            sharpened = torch.log_softmax(model(input_ids=tokens).logits[0, :-1].float() / 0.5, -1)
+        expected = sharpened.gather(-1, tokens[0, 1:, None])[3:, 0].numpy()
+        np.testing.assert_allclose(rollouts.answer_logprobs(row), expected, atol=4e-4)
