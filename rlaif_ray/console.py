@@ -27,6 +27,7 @@ class Console:
         self._stage = ""
         self._begun = 0.0
         self._next_line = 0.0
+        self._shown: tuple[int, str] | None = None
         self._bars: RichProgress | None = None
         self._task: TaskID | None = None
         if self._rich.is_terminal:
@@ -55,7 +56,7 @@ class Console:
     def stage(self, name: str, what: str) -> None:
         """Begin a stage."""
         self._started += 1
-        self._stage, self._begun, self._next_line = name, time.monotonic(), 0.0
+        self._stage, self._begun, self._next_line, self._shown = name, time.monotonic(), 0.0, None
         self._rich.print(f"[bold]\\[{self._started}/{self._stages}] {name}[/bold]: {what}")
         if self._bars is not None:
             if self._task is not None:
@@ -73,8 +74,9 @@ class Console:
             self._bars.update(self._task, completed=done, total=total, note=note)
             return
         now = time.monotonic()
-        if now < self._next_line and done < total:
+        if (done, note) == self._shown or (now < self._next_line and done < total):
             return
+        self._shown = (done, note)
         self._next_line = now + _LINE_INTERVAL_S
         elapsed = now - self._begun
         left = f", {elapsed / done * (total - done):.0f} s left" if 0 < done < total else ""

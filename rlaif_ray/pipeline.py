@@ -390,7 +390,7 @@ class Pipeline:
         async def show() -> None:
             rows = [row for row in self._metrics.read() if row.stage == stage] if self._run.metrics.exists() else []
             if rows:
-                values = ", ".join(f"{name} {value:.3f}" for name, value in rows[-1].values.items())
+                values = ", ".join(f"{name} {value:.3g}" for name, value in rows[-1].values.items())
                 self._console.advance(rows[-1].step, rows[-1].total, values)
 
         await _shown(fit, show)

@@ -15,9 +15,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from openai import OpenAI
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from rlaif_ray.metrics import PPO, MetricsLog
+from rlaif_ray.toyworld import headlines
+from tests.vllm_server import vllm_server
 
 ITERATIONS = 24
 SMALL = [
@@ -136,3 +139,14 @@ def test_the_run_directory_holds_what_it_promises(demo: Demo) -> None:
     judgements = pq.read_table(demo.run_dir / "judgements" / "judgements.parquet").to_pylist()
     assert all("Better summary:" in row["judge_prompt"] for row in judgements)
     assert {row["order"] for row in judgements} == {"ab", "ba"}
+
+
+def test_vllm_serves_the_policy(demo: Demo) -> None:
+    with vllm_server(demo.run_dir / "models" / "policy", "policy", "sk-any") as url:
+        client = OpenAI(base_url=url, api_key="sk-any", max_retries=0)
+        completion = client.completions.create(
+            model="policy", prompt="headlines storm vote strike briefs parade fair rain", max_tokens=8, temperature=0
+        )
+    assert completion.choices[0].text.split()
+    assert set(completion.choices[0].text.split()) <= set(headlines.FACTS)
+    assert completion.choices[0].finish_reason == "stop"

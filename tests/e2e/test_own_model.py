@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +23,7 @@ from transformers import (
 )
 
 from rlaif_ray.toyworld.headlines import model_path
+from tests.vllm_server import vllm_server
 
 ROOT = Path(__file__).parents[2]
 KEY_VARIABLE = "RLAIF_OWN_MODEL_KEY"
@@ -39,53 +35,11 @@ CHAT_TEMPLATE = (
 )
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="module")
 def judge_url() -> Iterator[str]:
     """The toy judge behind vLLM's own server, which wants a key."""
-    port = free_port()
-    environment = os.environ | {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": "1",
-        "TORCHDYNAMO_DISABLE": "1",
-    }
-    server = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
-            *("--model", model_path("toyworld:judge"), "--served-model-name", "toy-judge"),
-            *("--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager"),
-            *("--api-key", KEY),
-        ],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        wait_until_up(f"http://127.0.0.1:{port}/health", server)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def wait_until_up(url: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
-        assert server.poll() is None, "the API server ended before it was up"
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    raise AssertionError("the API server did not come up")
+    with vllm_server(model_path("toyworld:judge"), "toy-judge", KEY) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
