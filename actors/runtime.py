@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -17,22 +17,25 @@ from actors.judge import Judges, start_judges
 from actors.learner import LearnerGroup
 from actors.reward import RewardPool
 from actors.rollout import RolloutPool
-from rlaif_ray.config import RunConfig
+from rlaif_ray.config import ActorResources, RunConfig
 from rlaif_ray.records import Demonstration, LabelledPair, WeightVersion
 from rlaif_ray.rundir import RunDirectory
 from rlaif_ray.stages import Ref, Shards
 from rlaif_ray.weights import fingerprint_of, read_weights
 
 T = TypeVar("T")
-Pool = TypeVar("Pool", RolloutPool, RewardPool, LearnerGroup)
+
+_PATIENCE_S = 30.0
 
 
 class RayRuntime:
-    """Use as a context manager. `local` starts a Ray of its own and leaves any other on the machine alone."""
+    """Use as a context manager. `local` starts a Ray of its own and leaves any other on the machine alone; `say` is
+    told what is waited for."""
 
-    def __init__(self, config: RunConfig, *, local: bool) -> None:
+    def __init__(self, config: RunConfig, *, local: bool, say: Callable[[str], None]) -> None:
         self._config = config
         self._local = local
+        self._say = say
         self._run = RunDirectory(config.run_dir)
         self._rollouts: RolloutPool | None = None
         self._rewards: RewardPool | None = None
@@ -87,7 +90,7 @@ class RayRuntime:
     async def rollouts(self) -> RolloutPool:
         if self._rollouts is None:
             self._rollouts = RolloutPool(self._run.model("sft"), self._config.policy, self._config.rollout)
-            await self._rollouts.ready()
+            await self._up("rollout", self._config.rollout.resources, self._rollouts.ready())
         return self._rollouts
 
     async def judges(self) -> Judges:
@@ -98,7 +101,7 @@ class RayRuntime:
     async def rewards(self) -> RewardPool:
         if self._rewards is None:
             self._rewards = RewardPool(self._run.model("reward"), self._config.policy, self._config.reward)
-            await self._rewards.ready()
+            await self._up("reward", self._config.reward.actors, self._rewards.ready())
         return self._rewards
 
     async def learner(self) -> LearnerGroup:
@@ -106,8 +109,19 @@ class RayRuntime:
             self._learner = LearnerGroup(
                 self._config, self._run.model("sft"), self._run.model("reward"), self._run.checkpoints("ppo")
             )
-            await self._learner.ready()
+            await self._up("learner", self._config.learner.resources, self._learner.ready())
         return self._learner
+
+    async def _up(self, name: str, resources: ActorResources, ready: Awaitable[None]) -> None:
+        """Wait for actors, aloud: Ray queues what does not fit, for as long as it takes."""
+        waiting = asyncio.ensure_future(ready)
+        while not (await asyncio.wait([waiting], timeout=_PATIENCE_S))[0]:
+            free = ray.available_resources()
+            self._say(
+                f"  waiting for the {name} actors: each wants {resources.cpus:g} CPUs and {resources.gpus:g} GPUs, "
+                f"and {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs are free"
+            )
+        await waiting
 
     async def directory_version(self, directory: Path, number: int) -> WeightVersion:
         # Reading a large model to fingerprint it is work for the cluster, not for the driver.

@@ -93,6 +93,7 @@ def main() -> None:
 
 def _run(path: Path, overrides: Sequence[str] | None, only: str | None = None, *, local: bool = False) -> None:
     from rlaif_ray.config import load_config
+    from rlaif_ray.stages import BudgetExhausted
 
     config = load_config(path, overrides or ())
     if _already_finished(config, only):
@@ -102,6 +103,9 @@ def _run(path: Path, overrides: Sequence[str] | None, only: str | None = None, *
     except KeyboardInterrupt:
         print("rlaif: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         raise typer.Exit(130) from None
+    except BudgetExhausted as stop:
+        print(f"rlaif: stopped: {stop}", file=sys.stderr)
+        raise typer.Exit(3) from None
 
 
 def _already_finished(config: RunConfig, only: str | None) -> bool:
@@ -127,7 +131,10 @@ def _run_stages(config: RunConfig, only: str | None, *, local: bool) -> None:
     from rlaif_ray.report.summary import closing_lines
 
     stage: Stage | None = None if only is None else Stage(only)
-    with Console(stages=len(Stage) if stage is None else 1) as console, RayRuntime(config, local=local) as runtime:
+    with (
+        Console(stages=len(Stage) if stage is None else 1) as console,
+        RayRuntime(config, local=local, say=console.say) as runtime,
+    ):
         console.say(f"Run directory: {config.run_dir.resolve()}")
         if runtime.dashboard is not None:
             console.say(f"Ray dashboard: {runtime.dashboard}")

@@ -32,8 +32,8 @@ class Section(BaseModel):
 class ActorResources(Section):
     """What one actor of a pool is given."""
 
-    cpus: NonNegativeFloat = 1.0
-    """Ray's CPU grant. Small grants let actors that work in turn share a small machine."""
+    cpus: NonNegativeFloat = 0.2
+    """Ray's CPU grant. Small grants let actors that work in turn share a small machine; raise them to spread out."""
     gpus: NonNegativeFloat = 0.0
     """Ray's GPU grant."""
     threads: Positive = 1
@@ -177,7 +177,7 @@ class JudgeConfig(Section):
     """What a call costs. A budget needs it."""
     budget_usd: NonNegativeFloat | None = None
     """A hard bound on what the run and its resumptions spend."""
-    actors: PoolSize = PoolSize(min=1, max=4, cpus=0.5)
+    actors: PoolSize = PoolSize(min=0, max=4, cpus=0.1)
     trust_remote_code: bool = False
 
     @model_validator(mode="after")
@@ -203,7 +203,7 @@ class RewardConfig(FitConfig):
     """Share of the prompts whose pairs measure the reward model and do not fit it."""
     centring: NonNegativeFloat = 0.0
     """Weight of the mean of (r_a + r_b)^2."""
-    actors: Replicas = Replicas(cpus=0.5)
+    actors: Replicas = Replicas()
     max_batch_tokens: Positive = 8192
     """Tokens that one forward of a reward actor takes, padding included."""
 

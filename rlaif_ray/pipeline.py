@@ -37,7 +37,7 @@ from rlaif_ray.preferences.dataset import (
     write_judgements,
     write_preferences,
 )
-from rlaif_ray.preferences.pairing import Answer, draw_pairs
+from rlaif_ray.preferences.pairing import Answer, are_too_similar, draw_pairs
 from rlaif_ray.prompts import (
     Gold,
     PromptSplit,
@@ -48,7 +48,7 @@ from rlaif_ray.prompts import (
     sample_requests,
     take,
 )
-from rlaif_ray.records import LabelledPair, Pair, Preference, Prompt, Rollouts, SampleRequest
+from rlaif_ray.records import LabelledPair, Outcome, Pair, Preference, Prompt, Rollouts, SampleRequest
 from rlaif_ray.report.html import write_report
 from rlaif_ray.report.summary import (
     LabelerSummary,
@@ -62,7 +62,7 @@ from rlaif_ray.report.summary import (
 )
 from rlaif_ray.rundir import RunDirectory
 from rlaif_ray.samples import Sample, read_samples, rollouts_of, samples_of, write_samples
-from rlaif_ray.stages import Runtime, Shards
+from rlaif_ray.stages import BudgetExhausted, Runtime, Shards
 
 T = TypeVar("T")
 Record = TypeVar("Record", bound=BaseModel)
@@ -304,7 +304,7 @@ class Pipeline:
         return Evaluated(wall_s=0, reward=await self._reward_summary(gold), policy=policy)
 
     async def _judged(self, prompts: Sequence[Prompt], before: Sequence[Sample], after: Sequence[Sample]) -> Verdicts:
-        """The judge compares each answer of the trained policy with SFT's."""
+        """The judge compares each answer of the trained policy with SFT's; equal answers tie, and are not sent."""
         pairs = [
             Pair(
                 id=f"{new.sample_id}~{old.sample_id}",
@@ -316,8 +316,9 @@ class Pipeline:
             )
             for prompt, old, new in zip(prompts, before, after, strict=True)
         ]
-        preferences = await self._labelled(pairs, "evaluate")
-        return judge_verdicts(preferences, training_judge(self._config.judge.model))
+        asked = [pair for pair in pairs if not are_too_similar(pair.response_a, pair.response_b, bound=1.0)]
+        judged = {one.pair.id: one for one in await self._labelled(asked, "evaluate")}
+        return judge_verdicts([judged.get(pair.id) for pair in pairs], training_judge(self._config.judge.model))
 
     async def _reward_summary(self, gold: Gold | None) -> RewardSummary:
         """Scores the held-out pairs' answers with the reward actors, the road that training takes."""
@@ -382,7 +383,14 @@ class Pipeline:
             note = f"{counts.actors} judge actors, {counts.abstained} abstained, {counts.failed} failed{spent}"
             self._console.advance(min(counts.done // 2, len(pairs)), len(pairs), note)
 
-        return await _shown(judges.label(pairs, purpose), show)
+        preferences = await _shown(judges.label(pairs, purpose), show)
+        unpaid = sum(preference.outcome is Outcome.OVER_BUDGET for preference in preferences)
+        if unpaid:
+            raise BudgetExhausted(
+                f"judge.budget_usd={self._config.judge.budget_usd} leaves {unpaid} of {len(pairs)} pairs unjudged; "
+                "all replies are kept, and the same command with a larger budget goes on from them"
+            )
+        return preferences
 
     async def _fitted(self, stage: str, fit: Awaitable[None]) -> None:
         """Wait for a batch trainer and show how far its metrics say it is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,13 @@ from pydantic import BaseModel
 from rlaif_ray.config import RunConfig, UserError, dump_config
 
 Record = TypeVar("Record", bound=BaseModel)
+
+# Keys that say how a run is carried out and not what it computes: it may go on with others.
+_FREE = re.compile(
+    r"run_dir|judge\.(api_key_env|requests_per_minute|tokens_per_minute|max_concurrency|timeout_s|max_attempts)"
+    r"|judge\.(price|budget_usd)(\..*)?|.*\.(resources|actors)(\..*)?|rollout\.(gpu_memory_utilization|kv_cache_gib)"
+    r"|ppo\.checkpoint_every"
+)
 
 
 class RunDirectory:
@@ -130,5 +138,5 @@ def _differences(before: Any, now: Any, prefix: str = "") -> Iterator[tuple[str,
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted({*before, *now}):
             yield from _differences(before.get(key), now.get(key), f"{prefix}.{key}" if prefix else key)
-    elif before != now and prefix != "run_dir":
+    elif before != now and not _FREE.fullmatch(prefix):
         yield prefix, before, now

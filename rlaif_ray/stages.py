@@ -60,6 +60,10 @@ class LearnerStage(Protocol):
         """Make everything that the next iteration needs durable."""
 
 
+class BudgetExhausted(RuntimeError):
+    """The judge's budget does not bear the calls that are left. What was answered is in the ledger."""
+
+
 class WeightMismatch(RuntimeError):
     """A rollout replica does not serve the weights that it was given."""
 

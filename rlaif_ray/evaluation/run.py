@@ -110,9 +110,9 @@ def gold_verdicts(prompts: Sequence[Prompt], before: Sequence[Sample], after: Se
     return Verdicts(outcomes_of_margins(utilities[1] - utilities[0]), "gold", utilities[0], utilities[1])
 
 
-def judge_verdicts(preferences: Sequence[Preference], instrument: str) -> Verdicts:
-    """A judge decides, on pairs whose response_a is the trained policy's."""
-    outcomes = [outcome_of_preference(preference) for preference in preferences]
+def judge_verdicts(preferences: Sequence[Preference | None], instrument: str) -> Verdicts:
+    """A judge decides, on pairs whose response_a is the trained policy's; None stands for equal answers, a tie."""
+    outcomes = [0.5 if preference is None else outcome_of_preference(preference) for preference in preferences]
     return Verdicts(np.array([math.nan if outcome is None else outcome for outcome in outcomes]), instrument)
 
 

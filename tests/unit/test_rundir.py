@@ -38,6 +38,20 @@ def test_the_same_config_may_go_on_and_another_may_not(tmp_path: Path) -> None:
         run.open(config(ppo={"clip": 0.1}))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"judge": {"model": "j", "budget_usd": 5, "price": {"input": 1, "output": 2}, "actors": {"max": 9}}},
+        {"rollout": {"resources": {"cpus": 0.5}}},
+        {"ppo": {"checkpoint_every": 3}},
+    ],
+)
+def test_how_a_run_is_carried_out_may_change(tmp_path: Path, changes: dict[str, object]) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.open(config())
+    run.open(config(**changes))
+
+
 def test_a_run_directory_may_be_moved(tmp_path: Path) -> None:
     RunDirectory(tmp_path / "run").open(config(run_dir="here"))
     RunDirectory(tmp_path / "run").open(config(run_dir="there"))

@@ -89,7 +89,7 @@ def test_the_policy_is_measured_on_the_prompts_that_were_judged() -> None:
     after = [sample(f"a{number}", "x", 2) for number in range(4)]
     preferences = [
         preference(0, "", "", 0.9),
-        preference(1, "", "", 0.8, consistent=False),
+        None,
         preference(2, "", "", 0.1),
         preference(3, "", "", None),
     ]
