@@ -22,7 +22,8 @@ from ray.exceptions import RayActorError, RayTaskError
 from actors.judge_workers import ApiWorker, Call, CallResult, LabelerWorker
 from actors.ledger import start_ledger
 from actors.limiter import Limiter
-from rlaif_ray.config import JudgeConfig, UserError
+from actors.spawn import spawn
+from rlaif_ray.config import ActorResources, JudgeConfig, UserError
 from rlaif_ray.judge.aggregate import both_orders
 from rlaif_ray.judge.autoscale import Bounds, Load, wanted_actors
 from rlaif_ray.judge.choice import ChoiceReading, read_choice
@@ -50,6 +51,9 @@ _SAMPLING = Sampling()
 _PAIRS_AT_A_TIME = 256
 
 _TICK_S = 0.1
+
+# Calls that the pool holds open at a time: each `label` is one, and asking for progress must not queue behind them.
+_CALLS_AT_A_TIME = 1_000
 
 # A worker that is not up after so long is said to be missing, every so long.
 _PATIENCE_S = 30.0
@@ -301,18 +305,8 @@ class JudgePool:
     def _spawn(self) -> None:
         name = f"{self._name}-{self._spawned}"
         self._spawned += 1
-        resources = self._config.actors
         kind = LabelerWorker if self._local else ApiWorker
-        actor = (
-            ray.remote(kind)
-            .options(
-                name=name,
-                num_cpus=resources.cpus,
-                num_gpus=resources.gpus,
-                runtime_env={"env_vars": {"OMP_NUM_THREADS": str(resources.threads)}},
-            )
-            .remote(self._config, _SAMPLING, self._ledger)
-        )
+        actor = spawn(kind, name, self._config.actors, args=(self._config, _SAMPLING, self._ledger))
         worker = _Worker(name, actor)
         self._workers.append(worker)
         worker.tasks.append(asyncio.create_task(self._open(worker)))
@@ -470,10 +464,12 @@ def start_judges(config: JudgeConfig, *, seed: int, ledger_path: Path, name: str
     endpoint = config.base_url or local_endpoint(model_path(config.model))
     ledger = start_ledger(ledger_path, config.budget_usd)
     pool_name = f"{name}-pool"
-    pool = (
-        ray.remote(JudgePool)
-        .options(name=pool_name, num_cpus=0, max_concurrency=1_000)
-        .remote(config, endpoint, template, seed, ledger, name)
+    pool = spawn(
+        JudgePool,
+        pool_name,
+        ActorResources(cpus=0),
+        args=(config, endpoint, template, seed, ledger, name),
+        concurrency=_CALLS_AT_A_TIME,
     )
     return Judges(pool_name, pool, ledger)
 
