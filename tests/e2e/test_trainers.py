@@ -35,7 +35,7 @@ def config(directory: Path, **policy: Any) -> RunConfig:
             "policy": {"scratch": SHAPE.model_dump(), "max_prompt_tokens": 16, "max_answer_tokens": 8} | policy,
             "judge": {"model": "j"},
             "sft": fit | {"demonstrations": "d.jsonl", "epochs": 20, "learning_rate": 1e-2, "workers": 2},
-            "reward": fit | {"epochs": 8, "learning_rate": 1e-2, "actors": {"cpus": 0.5, "max": 2}},
+            "reward": fit | {"epochs": 24, "learning_rate": 1e-2, "actors": {"cpus": 0.5, "count": 2}},
         }
     )
 
