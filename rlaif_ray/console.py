@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TextIO
 
@@ -15,6 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as RichProgress
 
 _LINE_INTERVAL_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    done: int
+    total: int
+    at: float
 
 
 class Console:
@@ -28,6 +36,7 @@ class Console:
         self._begun = 0.0
         self._next_line = 0.0
         self._shown: tuple[int, str] | None = None
+        self._first: _Progress | None = None
         self._bars: RichProgress | None = None
         self._task: TaskID | None = None
         if self._rich.is_terminal:
@@ -56,7 +65,8 @@ class Console:
     def stage(self, name: str, what: str) -> None:
         """Begin a stage."""
         self._started += 1
-        self._stage, self._begun, self._next_line, self._shown = name, time.monotonic(), 0.0, None
+        self._stage, self._begun, self._next_line = name, time.monotonic(), 0.0
+        self._shown, self._first = None, None
         self._rich.print(f"[bold]\\[{self._started}/{self._stages}] {name}[/bold]: {what}")
         if self._bars is not None:
             if self._task is not None:
@@ -74,13 +84,16 @@ class Console:
             self._bars.update(self._task, completed=done, total=total, note=note)
             return
         now = time.monotonic()
+        if self._first is None or self._first.total != total:
+            # Start-up is no measure of the work's pace.
+            self._first = _Progress(done, total, now)
         if (done, note) == self._shown or (now < self._next_line and done < total):
             return
         self._shown = (done, note)
         self._next_line = now + _LINE_INTERVAL_S
-        elapsed = now - self._begun
-        left = f", {elapsed / done * (total - done):.0f} s left" if 0 < done < total else ""
-        self._rich.print(f"  {self._stage} {done}/{total} after {elapsed:.0f} s{left}  {note}", markup=False)
+        moved = done - self._first.done
+        left = f", {(now - self._first.at) / moved * (total - done):.0f} s left" if moved > 0 and done < total else ""
+        self._rich.print(f"  {self._stage} {done}/{total} after {now - self._begun:.0f} s{left}  {note}", markup=False)
 
     def say(self, text: str) -> None:
         """A line that stays."""
