@@ -22,7 +22,7 @@ from rlaif_ray.metrics import PPO, MetricsLog
 from rlaif_ray.toyworld import headlines
 from tests.vllm_server import vllm_server
 
-ITERATIONS = 24
+ITERATIONS = 150  # enough that an interruption after five finds most of them ahead
 SMALL = [
     *("prompts.limit=2000", "prompts.held_out=200", "sft.limit=2000", "sft.epochs=2", "collect.prompts=150"),
     *("reward.epochs=2", "reward.held_out=0.2", f"ppo.iterations={ITERATIONS}", "ppo.prompts_per_iteration=32"),
