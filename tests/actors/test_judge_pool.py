@@ -169,10 +169,10 @@ async def test_concurrency_is_used(start: Any, server: LoopbackJudge) -> None:
 
 
 async def test_a_backlog_brings_more_actors(start: Any, server: LoopbackJudge) -> None:
-    server.latency_s = 0.1
-    judges = start(max_concurrency=16)
-    labelling = asyncio.ensure_future(judges.label(pairs(20), "collect"))
-    await labelling
+    server.latency_s = 1.0
+    # More than one actor can hold: where the quota is the bound, another actor would help nobody.
+    judges = start(max_concurrency=512)
+    await judges.label(pairs(20), "collect")
     assert (await judges.progress()).actors == 1
     asked = [Pair(f"more-{number}", Prompt("prompt", f"And {number}."), "a", "b") for number in range(300)]
     labelling = asyncio.ensure_future(judges.label(asked, "collect"))
