@@ -102,6 +102,7 @@ class Trained(Done):
 class Evaluated(Done):
     reward: RewardSummary
     policy: PolicySummary
+    spent_usd: float | None = None  # on the judge, up to here, where the judge decided
 
 
 class Pipeline:
@@ -202,17 +203,22 @@ class Pipeline:
                 "raise collect.temperature or collect.answers_per_prompt"
             )
         preferences = await self._labelled(pairs, "collect")
-        progress = await (await self._runtime.judges()).progress()
         rows = preference_rows(preferences, seed=self._config.seed, held_out=self._config.reward.held_out)
+        if not rows:
+            reason = preferences[0].reason.rstrip(".")
+            raise UserError(
+                f"none of {len(pairs)} pairs was scored ({reason}); "
+                "check judge.base_url, judge.model and judge.template"
+            )
         write_judgements(self._run.judgements, [judgement for one in preferences for judgement in one.judgements])
         write_preferences(self._run.preferences, rows)
         return Collected(
             wall_s=0,
             labeler=labeler_summary(
                 preferences,
-                progress,
+                await (await self._runtime.judges()).progress(),
                 gold_of(self._config.prompts),
-                billed=self._config.judge.base_url is not None and self._config.judge.price is not None,
+                spent_usd=await self._spent_usd(),
             ),
             not_sent=sum(draw.too_similar for draw in draws),
         )
@@ -289,8 +295,10 @@ class Pipeline:
             if gold is None:
                 raise UserError("evaluation.instrument=gold: the prompts' source knows no gold; set it to judge")
             verdicts = gold_verdicts(prompts, samples["sft"], samples["policy"], gold)
+            spent_usd = None
         else:
             verdicts = await self._judged(prompts, samples["sft"], samples["policy"])
+            spent_usd = await self._spent_usd()
         policy = policy_summary(
             prompts,
             verdicts,
@@ -301,7 +309,7 @@ class Pipeline:
             seed=self._config.seed,
         )
         write_comparisons(self._run.samples("evaluation"), prompts, samples["sft"], samples["policy"], verdicts)
-        return Evaluated(wall_s=0, reward=await self._reward_summary(gold), policy=policy)
+        return Evaluated(wall_s=0, reward=await self._reward_summary(gold), policy=policy, spent_usd=spent_usd)
 
     async def _judged(self, prompts: Sequence[Prompt], before: Sequence[Sample], after: Sequence[Sample]) -> Verdicts:
         """The judge compares each answer of the trained policy with SFT's; equal answers tie, and are not sent."""
@@ -339,13 +347,16 @@ class Pipeline:
     async def _report(self) -> Done:
         trained = self._recorded(Stage.TRAIN, Trained)
         evaluated = self._recorded(Stage.EVALUATE, Evaluated)
+        labeler = self._recorded(Stage.COLLECT, Collected).labeler
+        if evaluated.spent_usd is not None:
+            labeler = labeler.model_copy(update={"cost_usd": evaluated.spent_usd})
         seconds = {stage: self._recorded(stage, Done).wall_s for stage in Stage if stage is not Stage.REPORT}
         write_summary(
             Summary(
                 seed=self._config.seed,
                 wall_s=sum(seconds.values()),
                 stages={stage: StageSummary(wall_s=wall_s) for stage, wall_s in seconds.items()},
-                labeler=self._recorded(Stage.COLLECT, Collected).labeler,
+                labeler=labeler,
                 reward=evaluated.reward,
                 policy=evaluated.policy,
                 resumed_from=None if trained.resumed_from is None else f"train, iteration {trained.resumed_from + 1}",
@@ -391,6 +402,12 @@ class Pipeline:
                 "all replies are kept, and the same command with a larger budget goes on from them"
             )
         return preferences
+
+    async def _spent_usd(self) -> float | None:
+        """What the run and its resumptions paid the judge; None where calls have no price."""
+        if self._config.judge.base_url is None or self._config.judge.price is None:
+            return None
+        return (await (await self._runtime.judges()).totals()).spent_usd
 
     async def _fitted(self, stage: str, fit: Awaitable[None]) -> None:
         """Wait for a batch trainer and show how far its metrics say it is."""

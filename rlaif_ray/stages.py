@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from rlaif_ray.judge.ledger import LedgerTotals
 from rlaif_ray.judge.progress import JudgeProgress
 from rlaif_ray.records import (
     Demonstration,
@@ -76,6 +77,9 @@ class JudgeStage(Protocol):
 
     async def progress(self) -> JudgeProgress:
         """How far the pool is, at any time."""
+
+    async def totals(self) -> LedgerTotals:
+        """What the run's ledger has seen, over all its resumptions."""
 
 
 class RolloutPool(RolloutStage, Protocol):

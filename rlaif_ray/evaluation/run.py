@@ -30,9 +30,9 @@ from rlaif_ray.samples import Sample, write_table
 
 
 def labeler_summary(
-    preferences: Sequence[Preference], progress: JudgeProgress, gold: Gold | None, *, billed: bool
+    preferences: Sequence[Preference], progress: JudgeProgress, gold: Gold | None, *, spent_usd: float | None
 ) -> LabelerSummary:
-    """How far the labels can be trusted. Alignment is measured where gold is known, cost where calls are billed."""
+    """How far the labels can be trusted, and what they cost. Alignment is measured where gold is known."""
     scored = [preference for preference in preferences if preference.p is not None]
     p = np.array([preference.p for preference in scored], dtype=np.float64)
     valid = np.ones(len(scored), dtype=np.bool_)
@@ -52,7 +52,7 @@ def labeler_summary(
         alignment_ci=_interval(alignment),
         position_consistency=_value(consistency),
         calls=progress.calls,
-        cost_usd=progress.cost_usd if billed else None,
+        cost_usd=spent_usd,
         cache_hits=progress.cached,
         abstained=outcomes.count(Outcome.ABSTAINED),
         failed=outcomes.count(Outcome.FAILED) + outcomes.count(Outcome.OVER_BUDGET),

@@ -101,6 +101,7 @@ def finished(
         *(sys.executable, "-m", "rlaif_ray", "run", str(ROOT / "scripts" / "configs" / "own_model.yaml")),
         *(f"policy.model={model}", f"prompts.path={prompts}", f"run_dir={run_dir}"),
         *(f"judge.base_url={judge_url}", "judge.model=toy-judge", f"judge.api_key_env={KEY_VARIABLE}"),
+        *("judge.price.input=0.5", "judge.price.output=1.0"),
         *("judge.template=headlines", "judge.min_label_mass=0.01", "judge.actors.cpus=0.1"),
         *("policy.dtype=float32", "policy.max_prompt_tokens=40", "policy.max_answer_tokens=8"),
         *("collect.prompts=24", "collect.answers_per_prompt=3", "collect.pairs_per_prompt=2"),
@@ -128,7 +129,13 @@ def test_the_summary_names_its_instrument_and_invents_nothing(finished: tuple[Pa
     assert 0 <= summary["policy"]["win_rate"] <= 1
     assert summary["labeler"]["alignment"] is None, "nobody knows gold here"
     assert summary["labeler"]["calls"] > 0
-    assert summary["labeler"]["cost_usd"] is None, "no price was given"
+    spent = summary["labeler"]["cost_usd"]
+    rows = pq.read_table(finished[0] / "judgements" / "judgements.parquet").to_pylist()
+    collected = sum(row["cost_usd"] for row in rows if not row["cache_hit"])
+    assert spent > collected > 0, "the evaluation's calls cost too"
+    tokens = sum(row["prompt_tokens"] for row in rows if not row["cache_hit"])
+    completions = sum(row["completion_tokens"] for row in rows if not row["cache_hit"])
+    assert collected == pytest.approx(tokens * 0.5e-6 + completions * 1e-6)
     assert summary["reward"]["accuracy_against"] == "judge"
 
 

@@ -50,7 +50,7 @@ def test_alignment_leaves_out_what_was_not_scored_and_gold_ties() -> None:
         preference(3, "same", "size", 0.7),
         preference(4, "long", "s", None),
     ]
-    summary = labeler_summary(preferences, PROGRESS, length_of, billed=True)
+    summary = labeler_summary(preferences, PROGRESS, length_of, spent_usd=0.25)
     assert summary.alignment == pytest.approx(0.5)
     assert summary.position_consistency == pytest.approx(3 / 4)
     assert (summary.calls, summary.cache_hits, summary.cost_usd) == (6, 2, 0.25)
@@ -58,7 +58,7 @@ def test_alignment_leaves_out_what_was_not_scored_and_gold_ties() -> None:
 
 
 def test_what_nobody_knows_is_null() -> None:
-    summary = labeler_summary([preference(0, "a", "b", 0.9)], PROGRESS, None, billed=False)
+    summary = labeler_summary([preference(0, "a", "b", 0.9)], PROGRESS, None, spent_usd=None)
     assert (summary.alignment, summary.alignment_ci, summary.cost_usd) == (None, None, None)
 
 
