@@ -22,7 +22,7 @@ from rlaif_ray.metrics import PPO, MetricsLog
 from rlaif_ray.toyworld import headlines
 from tests.vllm_server import vllm_server
 
-ITERATIONS = 150  # enough that an interruption after five finds most of them ahead
+ITERATIONS = 80  # enough that an interruption after five finds most of them ahead
 SMALL = [
     *("prompts.limit=2000", "prompts.held_out=200", "sft.limit=2000", "sft.epochs=2", "collect.prompts=150"),
     *("reward.epochs=2", "reward.held_out=0.2", f"ppo.iterations={ITERATIONS}", "ppo.prompts_per_iteration=32"),
@@ -47,6 +47,8 @@ def start(run_dir: Path, log: Path) -> subprocess.Popen[bytes]:
         stdout=log.open("wb"),
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        # Whoever runs the tests in the background has them ignore ctrl-C; a person's shell does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
