@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+_RESTARTS = 2
+
 
 async def fit_sft(
     config: RunConfig, demonstrations: Sequence[Demonstration], directory: Path, *, checkpoints: Path, metrics: Path
@@ -90,10 +92,9 @@ async def _train(
 
 
 def _fit(job: _Job, config: FitConfig, checkpoints: Path) -> Any:
+    from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as TrainRunConfig
-    from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.exceptions import WorkerGroupError
 
     resources = config.resources
     trainer = TorchTrainer(
@@ -107,17 +108,15 @@ def _fit(job: _Job, config: FitConfig, checkpoints: Path) -> Any:
         run_config=TrainRunConfig(
             name=job.stage,
             storage_path=str(checkpoints),
+            # A lost worker costs one more start: training is the same from its beginning, and short.
+            failure_config=FailureConfig(max_failures=_RESTARTS),
             worker_runtime_env={"env_vars": thread_environment(resources)},
         ),
     )
-    try:
-        return trainer.fit().return_value
-    except WorkerGroupError as error:
-        for failure in error.worker_failures.values():
-            cause = getattr(failure, "cause", failure)
-            if isinstance(cause, UserError):
-                raise cause from None
-        raise
+    value = trainer.fit().return_value
+    if isinstance(value, UserError):
+        raise value
+    return value
 
 
 def _run(train_loop_config: dict[str, _Job]) -> Any:
@@ -134,5 +133,8 @@ def _run(train_loop_config: dict[str, _Job]) -> Any:
 
     try:
         return job.work(on_step)
+    except UserError as error:
+        # Returned, not raised: to start again would not mend it.
+        return error
     finally:
         log.close()
