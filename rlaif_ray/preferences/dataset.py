@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlaif_ray.records import Judgement, Message, Order, Outcome, Preference
-from rlaif_ray.rundir import file_written_atomically
+from rlaif_ray.samples import write_table
 
 LabelSource = Literal["ai", "human"]
 Split = Literal["train", "test"]
@@ -108,7 +108,7 @@ def write_preferences(path: Path, rows: Sequence[PreferenceRow]) -> None:
         ]
         for name in schema.names
     }
-    _write(path, pa.table(columns, schema=schema))
+    write_table(path, pa.table(columns, schema=schema))
 
 
 def read_preferences(path: Path) -> list[PreferenceRow]:
@@ -125,7 +125,7 @@ def write_judgements(path: Path, judgements: Sequence[Judgement]) -> None:
     """Write every field of every judgement, atomically."""
     schema = pa.schema([(field.name, _judgement_type(str(field.type))) for field in dataclasses.fields(Judgement)])
     columns = {name: [getattr(judgement, name) for judgement in judgements] for name in schema.names}
-    _write(path, pa.table(columns, schema=schema))
+    write_table(path, pa.table(columns, schema=schema))
 
 
 def read_judgements(path: Path) -> list[Judgement]:
@@ -184,8 +184,3 @@ def _text_cell(row: PreferenceRow, name: str, conversational: bool) -> Any:
 def _judgement_type(annotation: str) -> Any:
     """The column type of a field; an enum is written as its text, an optional field as nullable."""
     return _JUDGEMENT_TYPES.get(annotation.removesuffix(" | None"), pa.string())
-
-
-def _write(path: Path, table: Any) -> None:
-    with file_written_atomically(path) as unfinished:
-        pq.write_table(table, unfinished, compression="zstd")
