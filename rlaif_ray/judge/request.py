@@ -1,0 +1,98 @@
+"""What is asked of a judge and what comes back: one call, whoever the judge is.
+
+Ways of asking (`asking/`) are generators: they yield the requests that they want answered together, are sent the
+answers in the same order, and return what they read from them. They know nothing of clients, actors or ledgers, so the
+same code labels, replays from a ledger, estimates a cost and writes batch files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias, TypeVar
+
+from rlaif_ray.records import Message, Outcome
+
+# Raised where the meaning of a request changes, so that older replies are not taken for answers to it.
+_REQUEST_VERSION = 2
+
+# The most listed tokens that OpenAI's API gives, and vLLM's by default.
+MOST_LOGPROBS = 20
+
+
+class Form(StrEnum):
+    """How a reply is bound."""
+
+    TEXT = "text"  # not at all
+    CHOICE = "choice"  # to one of `Request.choices`, by a mask on the vocabulary
+    SCHEMA = "schema"  # to `Request.schema`, as the response's format
+    TOOL = "tool"  # to `Request.schema`, as the arguments of a forced tool call
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call to a judge. All of it is the call's identity."""
+
+    messages: tuple[Message, ...]
+    max_tokens: int = 1
+    temperature: float | None = 0.0  # None is not sent: some endpoints know no other than their own
+    top_logprobs: int = 0  # listed tokens at each position; 0 asks for none
+    form: Form = Form.TEXT
+    choices: tuple[str, ...] = ()
+    schema: str = ""  # JSON schema, as text
+    prefill: str = ""  # the reply goes on after these words of the judge's own
+    sample: int = 0  # tells repeated draws of one question apart
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What one call brought back. `text` is raw: a chat completion's JSON. Costs are None where nothing is paid or no
+    price is known."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float | None
+    latency_s: float
+    created_at: float  # seconds since the epoch
+    cached_tokens: int = 0  # of the prompt's, those that the endpoint had in its cache
+    reasoning_tokens: int = 0  # of the completion's, those that it does not show
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a request: a reply that the ledger holds, or why there is none."""
+
+    key: str
+    reply: Reply | None
+    no_reply: Outcome | None = None  # FAILED or OVER_BUDGET
+    reason: str = ""
+    refused: bool = False  # the endpoint will not have this very request (HTTP 400, 413, 422); another form may do
+    cached: bool = False  # it cost this question nothing: the ledger had it, or another question asked it first
+
+
+T = TypeVar("T")
+Steps: TypeAlias = Generator[Sequence[Request], Sequence[Answer], T]
+
+
+def call_key(model: str, endpoint: str, request: Request) -> str:
+    """The identity of a call: SHA-256 of its canonical JSON. No run enters it, so that runs can share replies."""
+    identity = {
+        "version": _REQUEST_VERSION,
+        "model": model,
+        "endpoint": endpoint,
+        "messages": [[message.role, message.content] for message in request.messages],
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "top_logprobs": request.top_logprobs,
+        "form": request.form,
+        "choices": request.choices,
+        "schema": request.schema,
+        "prefill": request.prefill,
+        "sample": request.sample,
+    }
+    text = json.dumps(identity, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
