@@ -148,10 +148,12 @@ class Pair:
 
 
 class Order(StrEnum):
-    """The order in which a judge saw the answers: `AB` shows response_a first."""
+    """What a judge saw of a pair, in which order: `AB` shows response_a first; `A` and `B` show one answer alone."""
 
     AB = "ab"
     BA = "ba"
+    A = "a"
+    B = "b"
 
 
 class Outcome(StrEnum):
@@ -165,7 +167,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """One answer from one judge in one presentation order (judge -> preferences, ledger, parquet)."""
+    """One answer from one judge to one question on a pair (judge -> preferences, ledger, parquet)."""
 
     pair_id: str
     order: Order
@@ -174,30 +176,80 @@ class Judgement:
     p_first: float | None  # probability that the answer shown first is better
     logprob_first: float | None  # nats, summed over the label's tokenisations
     logprob_second: float | None
-    label_mass: float | None  # probability on the two labels; None where a constraint hides it
+    label_mass: float | None  # probability on the two labels; None where a constraint hides it or there is none
+    censored: bool  # a label was not among the listed tokens: its log-probability is an upper bound
+    votes_first: int | None  # of verdicts that were read from words
+    votes_second: int | None
+    score: float | None  # of one answer alone, on the scale that it was asked on
+    criterion: str  # of a rubric; empty where the question was on the whole
+    rung: str  # how the reply was read; empty where it was not
+    rationale: str  # the judge's reasoning, where it gave one
     judge_prompt: str  # the conversation as the judge read it
-    raw_reply: str
+    raw_reply: str  # to the last call; the others are in the ledger
     judge: str
-    template_hash: str
-    ledger_key: str
-    cache_hit: bool
+    model_returned: str  # as the reply names it, with the system's fingerprint where there is one
+    mode: str
+    temperature: float | None
+    seed: int  # of the run: what was drawn for the question derives from it
+    template: str
+    template_hash: str  # of the template, its examples and criteria
+    principle: str | None
+    ledger_keys: tuple[str, ...]  # of every call, in order
+    cache_hit: bool  # nothing was paid for it here
+    attempts: int  # requests sent for it here
     prompt_tokens: int
     completion_tokens: int
-    cost_usd: float | None  # None for a local labeler
+    cost_usd: float | None  # None for a local labeler, and where no price is known
     latency_s: float
     created_at: float  # seconds since the epoch
 
 
 @dataclass(frozen=True, slots=True)
+class Opinion:
+    """What one member of an ensemble holds of a pair: one judge, by one template and one principle.
+
+    `p` is the probability that response_a is better; `consistent` is None unless both orders were asked.
+    """
+
+    judge: str
+    template: str
+    principle: str | None
+    weight: float
+    outcome: Outcome
+    reason: str
+    p: float | None
+    p_ab: float | None  # that the answer shown first is better, in each order
+    p_ba: float | None
+    consistent: bool | None
+    contradiction: bool | None  # a rubric's scores and the verdict name different answers; None where not checked
+    judgements: tuple[Judgement, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Preference:
-    """What the judgements on a pair add up to. `p` is the probability that response_a is the better answer."""
+    """What the opinions on a pair add up to. `p` is the probability that response_a is the better answer."""
 
     pair: Pair
     outcome: Outcome
     reason: str
     p: float | None
-    consistent: bool | None  # both orders name the same answer; None where an order is missing
-    judgements: tuple[Judgement, ...]
+    consistent: bool | None  # both orders name the same answer; None where one was not asked
+    opinions: tuple[Opinion, ...]  # those that count
+    set_aside: tuple[Opinion, ...] = ()  # of a first judge, whose pair went on to a second
+
+    @property
+    def judgements(self) -> tuple[Judgement, ...]:
+        return tuple(one for opinion in (*self.opinions, *self.set_aside) for one in opinion.judgements)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerScore:
+    """A judge's score of one answer alone. `value` is normalised to [-1, 1], None unless `SCORED`."""
+
+    outcome: Outcome
+    reason: str
+    value: float | None
+    judgement: Judgement
 
 
 @dataclass(frozen=True, slots=True)

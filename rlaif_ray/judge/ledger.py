@@ -2,28 +2,27 @@
 
 One SQLite file. An attempt is written before its request is sent, and its reply before the reply is used, so that no
 received reply is lost or bought twice, and what a crash leaves unknown is counted. Replies are addressed by content: a
-second run asks nothing. Keys of APIs never come near it.
+second run asks nothing, and runs may share a file. Keys of APIs never come near it.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from rlaif_ray.config import PriceConfig, UserError
-from rlaif_ray.records import Message
+from rlaif_ray.config import UserError
+from rlaif_ray.judge.request import Reply
 
 # Money is counted in whole picodollars: a price per million tokens is then whole for one token, and sums are exact.
 _PICO = 10**12
-_MICRO = 10**6
 
 # SQLite binds at most 32,766 variables to a statement.
 _LOOKUP_BATCH = 10_000
@@ -31,89 +30,142 @@ _LOOKUP_BATCH = 10_000
 _MODEL_FILES = frozenset({".json", ".safetensors", ".bin", ".model", ".jinja", ".txt"})
 _TAIL_BYTES = 2**20
 
-_SCHEMA = """
+_SCHEMA_VERSION = 2
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS attempts (
     id INTEGER PRIMARY KEY,
     key TEXT NOT NULL,
+    run TEXT NOT NULL,
     purpose TEXT NOT NULL,
+    holder TEXT NOT NULL,
     state TEXT NOT NULL,
     cost INTEGER NOT NULL,
+    prompt_tokens INTEGER,
+    cached_tokens INTEGER,
+    completion_tokens INTEGER,
+    reasoning_tokens INTEGER,
+    prices TEXT NOT NULL,
+    reason TEXT NOT NULL DEFAULT '',
     created_at REAL NOT NULL
 );
 CREATE INDEX IF NOT EXISTS attempts_under_way ON attempts (key) WHERE state = 'intended';
+CREATE INDEX IF NOT EXISTS attempts_ambiguous ON attempts (key) WHERE state = 'ambiguous';
 CREATE TABLE IF NOT EXISTS replies (
     key TEXT PRIMARY KEY,
     model TEXT NOT NULL,
+    refused INTEGER NOT NULL,
     text TEXT NOT NULL,
     prompt_tokens INTEGER NOT NULL,
+    cached_tokens INTEGER NOT NULL,
     completion_tokens INTEGER NOT NULL,
+    reasoning_tokens INTEGER NOT NULL,
     cost INTEGER,
     latency_s REAL NOT NULL,
     created_at REAL NOT NULL
 ) WITHOUT ROWID;
+PRAGMA user_version = {_SCHEMA_VERSION};
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """How a judge is asked to answer; part of a call's identity."""
+class Account:
+    """Who pays. `run` stands for a run and its resumptions; `budget_usd` bounds what they spend, None does not.
 
-    temperature: float = 0.0
-    max_tokens: int = 1
-    top_logprobs: int = 20
+    `ambiguous_bound` is how many attempts of one call may stay unknown before it is given up; an attempt of a caller
+    that has not been heard of for `patience_s` counts as unknown.
+    """
+
+    run: str
+    budget_usd: float | None
+    ambiguous_bound: int
+    patience_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A call about to be sent. `worst_usd` is the most that it can cost."""
+    """A call about to be sent. `worst_usd` is the most that it can cost, `prices` where that figure is from, `holder`
+    the id of the actor that sends."""
 
     key: str
     purpose: str
+    holder: str
     worst_usd: float
+    prices: str
+
+
+class Verdict(StrEnum):
+    """What the ledger says to an intent."""
+
+    SEND = "send"
+    ANSWERED = "answered"  # it is here already
+    WAIT = "wait"  # money is reserved that may come back, or another caller has it under way: ask again soon
+    OVER_BUDGET = "over_budget"
+    GIVEN_UP = "given_up"  # too many attempts were lost on the way and may have been billed
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """What one call brought back. `text` is raw; the cost is None for a local labeler."""
+class Admission:
+    """`attempt` is the id to close with `SEND`."""
 
-    text: str
-    prompt_tokens: int
-    completion_tokens: int
-    cost_usd: float | None
-    latency_s: float
-    created_at: float  # seconds since the epoch
+    verdict: Verdict
+    attempt: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What an endpoint said to a request that it will not have. It is kept as a reply is: it would say so again."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A reply to keep. `attempt` is the id that its intent was given; None where nothing was paid for."""
+    """What came back. `attempt` is the id that its intent was given; None where nothing was paid for."""
 
     key: str
     model: str
     attempt: int | None
-    reply: Reply
+    outcome: Reply | Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """An attempt that brought nothing. `maybe_billed`: it may have been answered unseen, and counts at its worst."""
+
+    attempt: int
+    reason: str
+    maybe_billed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AmbiguousCall:
+    """An attempt that may have been answered and billed, unseen."""
+
+    key: str
+    run: str
+    purpose: str
+    worst_usd: float
+    reason: str
+    created_at: float
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerTotals:
-    """What the file has seen since it was created."""
+    """What one run and its resumptions did, and what the file holds."""
 
-    replies: int
-    ambiguous: int  # attempts that may have been answered and billed, unseen
+    replies: int  # in the file, whoever bought them
+    calls: int  # answered attempts of the run
+    ambiguous: int  # attempts of the run that may have been answered and billed, unseen
     spent_usd: float  # known costs, and ambiguous attempts at their worst
     reserved_usd: float  # attempts under way, at their worst
 
 
-def call_key(model: str, endpoint: str, messages: Sequence[Message], sampling: Sampling) -> str:
-    """The identity of a call: SHA-256 of its canonical JSON."""
-    return _digest(
-        {
-            "endpoint": endpoint,
-            "messages": [[message.role, message.content] for message in messages],
-            "model": model,
-            "sampling": [sampling.temperature, sampling.max_tokens, sampling.top_logprobs],
-        }
-    )
+@dataclass
+class _Money:
+    """Of one run, in picodollars."""
+
+    spent: int
+    reserved: int
 
 
 def local_endpoint(model: str) -> str:
@@ -132,29 +184,10 @@ def local_endpoint(model: str) -> str:
     return f"local:{digest.hexdigest()[:16]}"
 
 
-def cost_usd(price: PriceConfig, prompt_tokens: int, completion_tokens: int) -> float:
-    """What so many tokens cost."""
-    return (prompt_tokens * _pico_per_token(price.input) + completion_tokens * _pico_per_token(price.output)) / _PICO
-
-
-def expected_tokens(messages: Sequence[Message], sampling: Sampling) -> int:
-    """A guess at what a call uses, prompt and answer, to be settled with what it did use."""
-    return sampling.max_tokens + sum(len(message.content) // 4 + 8 for message in messages)
-
-
-def worst_prompt_tokens(messages: Sequence[Message]) -> int:
-    """An upper bound on a conversation's tokens, without its tokenizer: a token covers at least one byte; a chat
-    template adds its own."""
-    return 128 + sum(len(message.content.encode()) + 16 for message in messages)
-
-
 class Ledger:
-    """The open file. Not for concurrent use; one process owns it at a time.
+    """The open file. Not for concurrent use; one process owns it at a time."""
 
-    budget_usd bounds everything that the file's runs spend: an intent that could break it is refused.
-    """
-
-    def __init__(self, path: Path, budget_usd: float | None, *, lock_patience_s: float = 0.0) -> None:
+    def __init__(self, path: Path, *, lock_patience_s: float = 0.0) -> None:
         """Open or create. Waits up to `lock_patience_s` for another process to let go, then raises UserError."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = path.with_name(path.name + ".lock").open("w")
@@ -164,123 +197,182 @@ class Ledger:
                 self._lock.close()
                 raise UserError(f"{path}: another run has this ledger open; wait for it, or set another run_dir")
             time.sleep(0.1)
-        self._budget = None if budget_usd is None else _pico(budget_usd)
-        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute("PRAGMA synchronous=FULL")
-        self._database.executescript(_SCHEMA)
+        self._database = _open(path)
         # Whoever wrote these intents is gone, and nobody knows whether their requests were answered.
-        self._database.execute("UPDATE attempts SET state = 'ambiguous' WHERE state = 'intended'")
-        self._spent = self._reserved = 0
-        self._count_money()
+        self._database.execute(
+            "UPDATE attempts SET state = 'ambiguous', reason = 'the process that kept the ledger ended' "
+            "WHERE state = 'intended'"
+        )
+        self._money: dict[str, _Money] = {}
 
-    def lookup(self, keys: Sequence[str]) -> dict[str, Reply]:
-        """The replies that are already here, by key."""
-        found: dict[str, Reply] = {}
+    def lookup(self, keys: Sequence[str], *, refusals: bool = True) -> dict[str, Reply | Refusal]:
+        """What is already here, by key; without refusals where they are to be asked again."""
+        found: dict[str, Reply | Refusal] = {}
         for start in range(0, len(keys), _LOOKUP_BATCH):
             batch = keys[start : start + _LOOKUP_BATCH]
             marks = ",".join("?" * len(batch))
             rows = self._database.execute(
-                "SELECT key, text, prompt_tokens, completion_tokens, cost, latency_s, created_at "
-                f"FROM replies WHERE key IN ({marks})",
+                "SELECT key, refused, text, prompt_tokens, completion_tokens, cost, latency_s, created_at, "
+                f"cached_tokens, reasoning_tokens FROM replies WHERE key IN ({marks})",
                 batch,
             )
-            for key, text, prompt_tokens, completion_tokens, cost, latency_s, created_at in rows:
-                known_cost = None if cost is None else cost / _PICO
-                found[key] = Reply(text, prompt_tokens, completion_tokens, known_cost, latency_s, created_at)
+            for key, refused, text, prompt_tokens, completion_tokens, cost, *rest in rows:
+                if not refused:
+                    known_cost = None if cost is None else cost / _PICO
+                    found[key] = Reply(text, prompt_tokens, completion_tokens, known_cost, *rest)
+                elif refusals:
+                    found[key] = Refusal(text)
         return found
 
-    def affordable(self, worst_usd: Sequence[float]) -> list[bool]:
-        """Whether each call alone would be admitted now."""
-        return [self._fits(_pico(worst)) for worst in worst_usd]
+    def over_budget(self, worst_usd: Sequence[float], account: Account) -> list[bool]:
+        """Whether each call alone would be refused for good now."""
+        money = self._money_of(account.run)
+        return [not _bears(account, money.spent + _pico(worst)) for worst in worst_usd]
 
-    def intend(self, intents: Sequence[Intent], now: float) -> list[int | None]:
-        """Write intents durably, in one commit, and return their attempts' ids; None for one over the budget.
-
-        An intent whose key has an attempt under way replaces it: its sender is gone, and it counts as ambiguous.
-        """
-        attempts: list[int | None] = []
+    def intend(self, intents: Sequence[Intent], account: Account, now: float) -> list[Admission]:
+        """Write intents durably, in one commit. Only those admitted with `SEND` may be sent."""
         with self._transaction():
-            for intent in intents:
-                self._abandon(intent.key)
-                worst = _pico(intent.worst_usd)
-                if not self._fits(worst):
-                    attempts.append(None)
-                    continue
-                cursor = self._database.execute(
-                    "INSERT INTO attempts (key, purpose, state, cost, created_at) VALUES (?, ?, 'intended', ?, ?)",
-                    (intent.key, intent.purpose, worst, now),
-                )
-                attempts.append(cursor.lastrowid)
-                self._reserved += worst
-        return attempts
+            return [self._admit(intent, account, now) for intent in intents]
 
     def record(self, receipts: Sequence[Receipt]) -> None:
-        """Keep replies durably, in one commit. The first reply to a key stays; every one is paid for."""
+        """Keep what came, durably, in one commit. The first reply to a key stays; every one is paid for."""
         with self._transaction():
             for receipt in receipts:
-                reply = receipt.reply
+                outcome = receipt.outcome
+                if isinstance(outcome, Refusal):
+                    reply, refused = Reply(outcome.reason, 0, 0, None, 0.0, time.time()), True
+                else:
+                    reply, refused = outcome, False
                 cost = None if reply.cost_usd is None else _pico(reply.cost_usd)
                 if receipt.attempt is not None:
-                    self._close(receipt.attempt, "answered", cost or 0)
+                    reason = reply.text if refused else ""
+                    self._close(receipt.attempt, "refused" if refused else "answered", cost or 0, reason, reply)
                 self._database.execute(
-                    "INSERT INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
+                    "INSERT INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
+                    "model = excluded.model, refused = excluded.refused, text = excluded.text, "
+                    "prompt_tokens = excluded.prompt_tokens, cached_tokens = excluded.cached_tokens, "
+                    "completion_tokens = excluded.completion_tokens, reasoning_tokens = excluded.reasoning_tokens, "
+                    "cost = excluded.cost, latency_s = excluded.latency_s, created_at = excluded.created_at "
+                    "WHERE refused = 1",
                     (
                         receipt.key,
                         receipt.model,
+                        refused,
                         reply.text,
                         reply.prompt_tokens,
+                        reply.cached_tokens,
                         reply.completion_tokens,
+                        reply.reasoning_tokens,
                         cost,
                         reply.latency_s,
                         reply.created_at,
                     ),
                 )
 
-    def fail(self, attempts: Sequence[int], *, maybe_billed: bool) -> None:
-        """Close attempts that brought no reply: free when the endpoint refused them, else ambiguous, at their worst."""
+    def lose(self, losses: Sequence[Loss]) -> None:
+        """Close attempts that brought nothing, in one commit: free where the endpoint did not take them."""
         with self._transaction():
-            for attempt in attempts:
-                if maybe_billed:
-                    self._close(attempt, "ambiguous", None)
+            for loss in losses:
+                if loss.maybe_billed:
+                    self._close(loss.attempt, "ambiguous", None, loss.reason)
                 else:
-                    self._close(attempt, "refused", 0)
+                    self._close(loss.attempt, "failed", 0, loss.reason)
 
-    def totals(self) -> LedgerTotals:
-        """Counts and sums over the whole file."""
+    def release(self, holder: str) -> None:
+        """A caller died: what it had under way may have been answered."""
+        with self._transaction():
+            rows = self._database.execute(
+                "SELECT id FROM attempts WHERE holder = ? AND state = 'intended'", (holder,)
+            ).fetchall()
+            for (attempt,) in rows:
+                self._close(attempt, "ambiguous", None, "its caller died")
+
+    def ambiguous(self) -> list[AmbiguousCall]:
+        """Every attempt in the file that may have been answered and billed, unseen."""
+        rows = self._database.execute(
+            "SELECT key, run, purpose, cost, reason, created_at FROM attempts WHERE state = 'ambiguous' ORDER BY id"
+        )
+        return [
+            AmbiguousCall(key, run, purpose, cost / _PICO, reason, created_at)
+            for key, run, purpose, cost, reason, created_at in rows
+        ]
+
+    def totals(self, run: str) -> LedgerTotals:
+        """Counts and sums of a run."""
+        money = self._money_of(run)
         return LedgerTotals(
-            replies=self._sum("SELECT count(*) FROM replies"),
-            ambiguous=self._sum("SELECT count(*) FROM attempts WHERE state = 'ambiguous'"),
-            spent_usd=self._spent / _PICO,
-            reserved_usd=self._reserved / _PICO,
+            replies=self._number("SELECT count(*) FROM replies WHERE refused = 0"),
+            calls=self._number("SELECT count(*) FROM attempts WHERE state = 'answered' AND run = ?", run),
+            ambiguous=self._number("SELECT count(*) FROM attempts WHERE state = 'ambiguous' AND run = ?", run),
+            spent_usd=money.spent / _PICO,
+            reserved_usd=money.reserved / _PICO,
         )
 
     def close(self) -> None:
         self._database.close()
         self._lock.close()
 
-    def _fits(self, worst: int) -> bool:
-        return self._budget is None or self._spent + self._reserved + worst <= self._budget
+    def _admit(self, intent: Intent, account: Account, now: float) -> Admission:
+        if self._number("SELECT count(*) FROM replies WHERE key = ? AND refused = 0", intent.key):
+            return Admission(Verdict.ANSWERED)
+        if self._is_under_way(intent, account, now):
+            return Admission(Verdict.WAIT)
+        lost = self._number("SELECT count(*) FROM attempts WHERE key = ? AND state = 'ambiguous'", intent.key)
+        if lost >= account.ambiguous_bound:
+            return Admission(Verdict.GIVEN_UP)
+        worst = _pico(intent.worst_usd)
+        money = self._money_of(account.run)
+        if not _bears(account, money.spent + worst):
+            return Admission(Verdict.OVER_BUDGET)
+        if not _bears(account, money.spent + money.reserved + worst):
+            return Admission(Verdict.WAIT)
+        cursor = self._database.execute(
+            "INSERT INTO attempts (key, run, purpose, holder, state, cost, prices, created_at) "
+            "VALUES (?, ?, ?, ?, 'intended', ?, ?, ?)",
+            (intent.key, account.run, intent.purpose, intent.holder, worst, intent.prices, now),
+        )
+        money.reserved += worst
+        return Admission(Verdict.SEND, cursor.lastrowid)
 
-    def _close(self, attempt: int, state: str, cost: int | None) -> None:
+    def _is_under_way(self, intent: Intent, account: Account, now: float) -> bool:
+        """Whether another living caller has sent the same. An attempt of this very caller is one that it no longer
+        knows of, as the answer to its intent was lost; it counts as ambiguous."""
+        rows = self._database.execute(
+            "SELECT id, holder, created_at FROM attempts WHERE key = ? AND state = 'intended'", (intent.key,)
+        ).fetchall()
+        alive = False
+        for attempt, holder, created_at in rows:
+            if holder != intent.holder and now - created_at < account.patience_s:
+                alive = True
+            else:
+                self._close(attempt, "ambiguous", None, "its caller was not heard of again")
+        return alive
+
+    def _close(
+        self, attempt: int, state: str, cost: int | None, reason: str, reply: Reply | None = None
+    ) -> None:
         """End an attempt at a cost; None keeps its worst. Its state may be ambiguous already, after a reopening."""
-        row = self._database.execute("SELECT state, cost FROM attempts WHERE id = ?", (attempt,)).fetchone()
+        row = self._database.execute("SELECT run, state, cost FROM attempts WHERE id = ?", (attempt,)).fetchone()
         if row is None:
             raise KeyError(f"the ledger knows no attempt {attempt}")
-        previous_state, held = row
+        run, previous_state, held = row
         final = held if cost is None else cost
+        money = self._money_of(run)
         if previous_state == "intended":
-            self._reserved -= held
+            money.reserved -= held
         elif previous_state in ("answered", "ambiguous"):
-            self._spent -= held
-        self._spent += final
-        self._database.execute("UPDATE attempts SET state = ?, cost = ? WHERE id = ?", (state, final, attempt))
-
-    def _abandon(self, key: str) -> None:
-        """Count a key's attempt under way, if there is one, as ambiguous."""
-        rows = self._database.execute("SELECT id FROM attempts WHERE key = ? AND state = 'intended'", (key,)).fetchall()
-        for (attempt,) in rows:
-            self._close(attempt, "ambiguous", None)
+            money.spent -= held
+        money.spent += final
+        tokens = (
+            (None, None, None, None)
+            if reply is None
+            else (reply.prompt_tokens, reply.cached_tokens, reply.completion_tokens, reply.reasoning_tokens)
+        )
+        self._database.execute(
+            "UPDATE attempts SET state = ?, cost = ?, reason = ?, prompt_tokens = ?, cached_tokens = ?, "
+            "completion_tokens = ?, reasoning_tokens = ? WHERE id = ?",
+            (state, final, reason, *tokens, attempt),
+        )
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -292,15 +384,42 @@ class Ledger:
         except BaseException:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
-            self._count_money()
+            self._money.clear()
             raise
 
-    def _count_money(self) -> None:
-        self._spent = self._sum("SELECT sum(cost) FROM attempts WHERE state IN ('answered', 'ambiguous')")
-        self._reserved = self._sum("SELECT sum(cost) FROM attempts WHERE state = 'intended'")
+    def _money_of(self, run: str) -> _Money:
+        money = self._money.get(run)
+        if money is None:
+            sums = "SELECT sum(cost) FROM attempts WHERE run = ? AND state "
+            money = self._money[run] = _Money(
+                self._number(sums + "IN ('answered', 'ambiguous')", run), self._number(sums + "= 'intended'", run)
+            )
+        return money
 
-    def _sum(self, query: str) -> int:
-        return int(self._database.execute(query).fetchone()[0] or 0)
+    def _number(self, query: str, *values: Any) -> int:
+        return int(self._database.execute(query, values).fetchone()[0] or 0)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        database.execute("PRAGMA journal_mode=WAL")
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        empty = not database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if not empty and version != _SCHEMA_VERSION:
+            raise UserError(
+                f"{path}: is a ledger of version {version}, and this release writes version {_SCHEMA_VERSION}; "
+                "finish that run with the release that began it, or set another run_dir"
+            )
+        database.execute("PRAGMA synchronous=FULL")
+        database.executescript(_SCHEMA)
+    except sqlite3.DatabaseError as error:
+        raise UserError(f"{path}: is not a ledger ({error}); move it away, or set another run_dir") from None
+    return database
+
+
+def _bears(account: Account, picodollars: int) -> bool:
+    return account.budget_usd is None or picodollars <= _pico(account.budget_usd)
 
 
 def _lock(file: IO[str]) -> bool:
@@ -312,14 +431,5 @@ def _lock(file: IO[str]) -> bool:
     return True
 
 
-def _digest(identity: object) -> str:
-    text = json.dumps(identity, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _pico(dollars: float) -> int:
     return round(dollars * _PICO)
-
-
-def _pico_per_token(dollars_per_million: float) -> int:
-    return round(dollars_per_million * _PICO / _MICRO)
