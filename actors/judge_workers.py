@@ -8,63 +8,67 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import ray
 
 from actors.coalesce import Coalescer
+from actors.ledger import LedgerHandle
 from actors.limiter import Limiter
-from rlaif_ray.config import JudgeConfig, UserError
-from rlaif_ray.judge.choice import choice_reply
-from rlaif_ray.judge.ledger import Intent, Receipt, Reply, Sampling
+from rlaif_ray.config import EndpointConfig, UserError
+from rlaif_ray.judge.ledger import Account, Admission, Intent, Loss, Receipt, Refusal, Verdict
 from rlaif_ray.judge.rate_limit import Lease, Settlement
+from rlaif_ray.judge.request import Answer, Reply, Request
 from rlaif_ray.judge.retry import RATE_LIMIT_PATIENCE_S, Failure, FailureKind, backoff_s
-from rlaif_ray.records import Message, Outcome
+from rlaif_ray.records import Outcome
 from rlaif_ray.toyworld.headlines import model_path
 
 if TYPE_CHECKING:
-    from rlaif_ray.engines.vllm_labeler import LabelerReply, VllmLabeler
+    from rlaif_ray.engines.vllm_labeler import VllmLabeler
 
 # What is asked of one GPU beside the model itself is small; the rest is left to whoever shares the card.
 _GPU_SHARE = 0.85
 
+# How soon a caller asks again whether reserved money came back, or whether another caller's reply is there.
+_WAIT_S = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One question to a judge (pool -> worker)."""
+    """One request on its way (pool -> worker). `worst_usd` is the most that it can cost, by the table `prices`."""
 
     key: str
-    messages: tuple[Message, ...]
+    request: Request
     purpose: str
     worst_usd: float
-    expected_tokens: int
+    prices: str
 
 
 @dataclass(frozen=True, slots=True)
-class CallResult:
-    """What became of a call (worker -> pool): a reply that the ledger holds, or why there is none."""
+class Batch:
+    """What became of some calls, in order (worker -> pool). `spent` says that the account has no quota left."""
 
-    key: str
-    reply: Reply | None
-    no_reply: Outcome | None = None
-    reason: str = ""
+    answers: tuple[Answer, ...]
+    spent: str = ""
 
 
 class ApiWorker:
     """Calls one endpoint. Paces with the quota's limiter, retries, and writes every step to the ledger."""
 
-    def __init__(self, config: JudgeConfig, sampling: Sampling, ledger: Any) -> None:
-        self._config = config
-        self._sampling = sampling
+    def __init__(self, endpoint: EndpointConfig, account: Account, ledger: LedgerHandle) -> None:
+        self._endpoint = endpoint
+        self._account = account
         self._ledger = ledger
-        self._limiter = Limiter(config)
+        self._limiter = Limiter(endpoint)
         self._id = ray.get_runtime_context().get_actor_id()
         self._random = random.Random()
-        self._permits: deque[tuple[int, asyncio.Future[Lease]]] = deque()
+        self._spent = ""
+        self._permits: deque[tuple[Call, asyncio.Future[Lease]]] = deque()
         self._permit_taker: asyncio.Task[None] | None = None
-        self._intend: Coalescer[Intent, int | None] = Coalescer(lambda intents: ledger.intend.remote(intents))
+        self._intend: Coalescer[Intent, Admission] = Coalescer(lambda intents: ledger.call("intend", intents, account))
         self._record: Coalescer[Receipt, None] = Coalescer(self._record_all)
+        self._lose: Coalescer[Loss, None] = Coalescer(self._lose_all)
         self._settle: Coalescer[Settlement, None] = Coalescer(self._settle_all)
 
     async def open(self) -> None:
@@ -72,78 +76,109 @@ class ApiWorker:
         # Here and not at the top: a labeler's actor needs no HTTP client.
         from rlaif_ray.judge.client import JudgeClient
 
-        self._client = JudgeClient(self._config)
+        self._client = JudgeClient(self._endpoint)
 
-    async def judge(self, calls: Sequence[Call]) -> list[CallResult]:
-        """One result a call, in order. Raises UserError where no call can succeed until the user acts."""
-        if self._config.budget_usd is None:
-            return list(await asyncio.gather(*(self._ask(call) for call in calls)))
-        # Asked first, as what cannot be paid for need not wait for a permit.
-        affordable = await self._ledger.affordable.remote([call.worst_usd for call in calls])
-        return list(
-            await asyncio.gather(
-                *(
-                    self._ask(call) if fits else _ready(_over_budget(call, self._config))
-                    for call, fits in zip(calls, affordable, strict=True)
-                )
+    async def judge(self, calls: Sequence[Call]) -> Batch:
+        """One answer a call. Raises UserError where no call can succeed until the user acts."""
+        over_budget = [False] * len(calls)
+        if self._account.budget_usd is not None:
+            # Asked first, as what cannot be paid for need not wait for a permit.
+            over_budget = await self._ledger.call("over_budget", [call.worst_usd for call in calls], self._account)
+        answers = await asyncio.gather(
+            *(
+                _ready(self._over_budget(call)) if over else self._ask(call)
+                for call, over in zip(calls, over_budget, strict=True)
             )
         )
+        return Batch(tuple(answers), self._spent)
 
-    async def _ask(self, call: Call) -> CallResult:
-        failures = 0
+    async def halt(self, reason: str) -> None:
+        """Send nothing more: the account has no quota left."""
+        self._spent = self._spent or reason
+
+    async def _ask(self, call: Call) -> Answer:
+        attempts = failures = 0
         started = time.monotonic()
-        while True:
+        while not self._spent:
             attempted = await self._attempt(call)
-            if isinstance(attempted, CallResult):
-                return attempted
+            if isinstance(attempted, Answer):
+                return replace(attempted, attempts=attempts + attempted.attempts)
+            if attempted is None:
+                await asyncio.sleep(_WAIT_S)
+                continue
+            attempts += 1
             if attempted.kind is FailureKind.RUN:
                 raise UserError(attempted.reason)
-            if attempted.kind is FailureKind.ITEM:
-                return _failed(call, attempted.reason)
-            if attempted.kind is FailureKind.RATE_LIMITED:
+            if attempted.kind is FailureKind.QUOTA:
+                self._spent = attempted.reason
+            elif attempted.kind is FailureKind.RATE_LIMITED:
                 if time.monotonic() - started > RATE_LIMIT_PATIENCE_S:
-                    return _failed(call, f"refused for rate over {RATE_LIMIT_PATIENCE_S:.0f} s; {attempted.reason}")
-                continue
-            failures += 1
-            if failures >= self._config.max_attempts:
-                return _failed(call, f"failed {failures} times; last: {attempted.reason}")
-            wait = backoff_s(failures, self._random.random())
-            await asyncio.sleep(max(wait, attempted.retry_after_s or 0.0))
+                    reason = f"refused for rate over {RATE_LIMIT_PATIENCE_S:.0f} s; {attempted.reason}"
+                    return _failed(call, reason, attempts)
+            else:
+                failures += 1
+                if failures >= self._endpoint.max_attempts:
+                    return _failed(call, f"failed {failures} times; last: {attempted.reason}", attempts)
+                wait = backoff_s(failures, self._random.random())
+                await asyncio.sleep(max(wait, attempted.retry_after_s or 0.0))
+        return Answer(call.key, None, Outcome.OVER_BUDGET, self._spent, attempts=attempts)
 
-    async def _attempt(self, call: Call) -> CallResult | Failure:
-        """Permit, intent, request, receipt: in this order, so that what was sent is known and what came is kept."""
+    async def _attempt(self, call: Call) -> Answer | Failure | None:
+        """Permit, intent, request, receipt: in this order, so that what was sent is known and what came is kept. None
+        where the call has to wait for others."""
         from rlaif_ray.judge.client import CallFailed
 
-        lease = await self._permit(call.expected_tokens)
-        attempt = await self._intend(Intent(call.key, call.purpose, call.worst_usd))
-        if attempt is None:
+        lease = await self._permit(call)
+        if self._spent:
             await self._settle(Settlement(lease, 0, sent=False))
-            return _over_budget(call, self._config)
+            return None
+        admission = await self._intend(Intent(call.key, call.purpose, self._id, call.worst_usd, call.prices))
+        if admission.attempt is None:
+            await self._settle(Settlement(lease, 0, sent=False))
+            return await self._not_sent(call, admission.verdict)
         try:
-            reply = await self._client.complete(call.messages, self._sampling)
+            completion = await self._client.complete(call.request, call.key)
         except CallFailed as error:
-            if error.failure.kind is FailureKind.RATE_LIMITED:
-                # Before the lease goes back, so that nobody takes it into the same refusal.
-                asked = error.failure.retry_after_s
-                await self._limiter.pause(backoff_s(1, 1.0) if asked is None else asked)
-            await self._settle(Settlement(lease, lease.tokens))
-            await self._ledger.fail.remote([attempt], error.failure.maybe_billed)
-            return error.failure
-        settled = self._settle(Settlement(lease, reply.prompt_tokens + reply.completion_tokens))
-        recorded = self._record(Receipt(call.key, self._config.model, attempt, reply))
-        await asyncio.gather(settled, recorded)
-        return CallResult(call.key, reply)
+            return await self._failed_attempt(call, lease, admission.attempt, error.failure)
+        reply = completion.reply
+        used = reply.prompt_tokens + reply.completion_tokens
+        receipt = Receipt(call.key, self._endpoint.model, admission.attempt, reply)
+        await asyncio.gather(self._settle(Settlement(lease, used)), self._record(receipt))
+        return Answer(call.key, reply, attempts=1)
 
-    async def _permit(self, tokens: int) -> Lease:
+    async def _not_sent(self, call: Call, verdict: Verdict) -> Answer | None:
+        if verdict is Verdict.ANSWERED:
+            stored = await self._ledger.call("lookup", [call.key])
+            return Answer(call.key, stored[call.key], cached=True)
+        if verdict is Verdict.OVER_BUDGET:
+            return self._over_budget(call)
+        if verdict is Verdict.GIVEN_UP:
+            return _failed(
+                call, f"{self._account.ambiguous_bound} attempts were lost on the way and may have been billed", 0
+            )
+        return None
+
+    async def _failed_attempt(self, call: Call, lease: Lease, attempt: int, failure: Failure) -> Answer | Failure:
+        if failure.kind is FailureKind.RATE_LIMITED:
+            # Before the lease goes back, so that nobody takes it into the same refusal.
+            await self._limiter.pause(backoff_s(1, 1.0) if failure.retry_after_s is None else failure.retry_after_s)
+        await self._settle(Settlement(lease, lease.tokens))
+        if failure.kind is FailureKind.ITEM:
+            await self._record(Receipt(call.key, self._endpoint.model, attempt, Refusal(failure.reason)))
+            return Answer(call.key, None, Outcome.FAILED, failure.reason, refused=True, attempts=1)
+        await self._lose(Loss(attempt, failure.reason, failure.maybe_billed))
+        return failure
+
+    async def _permit(self, call: Call) -> Lease:
         future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        self._permits.append((tokens, future))
+        self._permits.append((call, future))
         if self._permit_taker is None or self._permit_taker.done():
             self._permit_taker = asyncio.create_task(self._take_permits())
         return await future
 
     async def _take_permits(self) -> None:
         while self._permits:
-            wanted = [tokens for tokens, _ in self._permits]
+            wanted = [_size(call.request) for call, _ in self._permits]
             try:
                 leases = await self._limiter.acquire(self._id, wanted)
             except Exception as error:  # handed on to everyone who waits for a permit
@@ -158,16 +193,23 @@ class ApiWorker:
         return [None] * len(settlements)
 
     async def _record_all(self, receipts: list[Receipt]) -> list[None]:
-        await self._ledger.record.remote(receipts)
+        await self._ledger.call("record", receipts)
         return [None] * len(receipts)
+
+    async def _lose_all(self, losses: list[Loss]) -> list[None]:
+        await self._ledger.call("lose", losses)
+        return [None] * len(losses)
+
+    def _over_budget(self, call: Call) -> Answer:
+        reason = f"judge.budget_usd ({self._account.budget_usd:g}) would not bear this call"
+        return Answer(call.key, None, Outcome.OVER_BUDGET, reason)
 
 
 class LabelerWorker:
     """Holds one local labeler and feeds it batches."""
 
-    def __init__(self, config: JudgeConfig, sampling: Sampling, ledger: Any) -> None:
-        self._config = config
-        self._sampling = sampling
+    def __init__(self, endpoint: EndpointConfig, account: Account, ledger: LedgerHandle) -> None:
+        self._endpoint = endpoint
         self._ledger = ledger
         # The engine lives in one thread: OpenMP's threads belong to the thread that made them.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="labeler")
@@ -177,58 +219,44 @@ class LabelerWorker:
         """Load the model."""
         self._labeler = await asyncio.get_running_loop().run_in_executor(self._thread, self._load)
 
-    async def judge(self, calls: Sequence[Call]) -> list[CallResult]:
-        """One result a call, in order, from one batch of the engine."""
-        started = time.perf_counter()
-        answers = await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._choose, [call.messages for call in calls]
+    async def judge(self, calls: Sequence[Call]) -> Batch:
+        """One answer a call, from one batch of the engine."""
+        outcomes = await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._complete, [call.request for call in calls]
         )
-        latency_s = time.perf_counter() - started
-        created_at = time.time()
-        results = [_labelled(call, answer, latency_s, created_at) for call, answer in zip(calls, answers, strict=True)]
-        await self._ledger.record.remote(
-            [
-                Receipt(result.key, self._config.model, None, result.reply)
-                for result in results
-                if result.reply is not None
+        await self._ledger.call("record", [
+                Receipt(call.key, self._endpoint.model, None, outcome)
+                for call, outcome in zip(calls, outcomes, strict=True)
             ]
         )
-        return results
+        return Batch(tuple(_answer(call, outcome) for call, outcome in zip(calls, outcomes, strict=True)))
 
     def _load(self) -> VllmLabeler:
         from rlaif_ray.engines.vllm_labeler import VllmLabeler
 
         return VllmLabeler(
-            model_path(self._config.model),
-            threads=self._config.actors.threads,
-            top_logprobs=self._sampling.top_logprobs,
-            gpu_memory_utilization=_GPU_SHARE * min(1.0, self._config.actors.gpus or 1.0),
-            trust_remote_code=self._config.trust_remote_code,
+            model_path(self._endpoint.model),
+            threads=self._endpoint.actors.threads,
+            max_context_tokens=self._endpoint.max_context_tokens,
+            gpu_memory_utilization=_GPU_SHARE * min(1.0, self._endpoint.actors.gpus or 1.0),
+            trust_remote_code=self._endpoint.trust_remote_code,
         )
 
-    def _choose(self, batch: Sequence[tuple[Message, ...]]) -> list[LabelerReply]:
+    def _complete(self, requests: Sequence[Request]) -> list[Reply | Refusal]:
         if self._labeler is None:
             raise RuntimeError("the labeler was asked before it was opened")
-        return self._labeler.choose(batch)
+        return self._labeler.complete(requests)
 
 
-def _labelled(call: Call, answer: LabelerReply, latency_s: float, created_at: float) -> CallResult:
-    if answer.refusal:
-        return _failed(call, answer.refusal)
-    text = choice_reply(answer.top, answer.prompt_tokens)
-    reply = Reply(text, answer.prompt_tokens, 1, None, latency_s, created_at)
-    return CallResult(call.key, reply)
+def _answer(call: Call, outcome: Reply | Refusal) -> Answer:
+    if isinstance(outcome, Refusal):
+        return Answer(call.key, None, Outcome.FAILED, outcome.reason, refused=True, attempts=1)
+    return Answer(call.key, outcome, attempts=1)
 
 
-def _failed(call: Call, reason: str) -> CallResult:
-    return CallResult(call.key, None, Outcome.FAILED, reason)
+def _failed(call: Call, reason: str, attempts: int) -> Answer:
+    return Answer(call.key, None, Outcome.FAILED, reason, attempts=attempts)
 
 
-def _over_budget(call: Call, config: JudgeConfig) -> CallResult:
-    return CallResult(
-        call.key, None, Outcome.OVER_BUDGET, f"judge.budget_usd ({config.budget_usd:g}) would not bear this call"
-    )
-
-
-async def _ready(result: CallResult) -> CallResult:
-    return result
+async def _ready(answer: Answer) -> Answer:
+    return answer

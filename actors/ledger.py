@@ -1,4 +1,4 @@
-"""The one owner of a run's ledger file. Its methods take lists, and each list is one durable commit."""
+"""The one owner of a ledger file. Its methods take lists, and each list is one durable commit."""
 
 from __future__ import annotations
 
@@ -10,64 +10,105 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.limiter import NAMESPACE
-from rlaif_ray.judge.ledger import Intent, Ledger, LedgerTotals, Receipt, Reply
+from rlaif_ray.judge.ledger import Account, Admission, Intent, Ledger, LedgerTotals, Loss, Receipt, Refusal
+from rlaif_ray.judge.request import Reply
 
 # The owner that a killed run left behind ends within seconds.
 _LOCK_PATIENCE_S = 20.0
 
 
 class LedgerActor:
-    """A `Ledger`, opened at its first use, so that a file in use elsewhere is told to the caller."""
+    """A `Ledger`, opened at its first use, so that a file in use elsewhere is told to the caller; shared by the pools of
+    all runs that name the file."""
 
-    def __init__(self, path: Path, budget_usd: float | None) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._budget_usd = budget_usd
+        self._pools: set[str] = set()
 
     @cached_property
     def _ledger(self) -> Ledger:
-        return Ledger(self._path, self._budget_usd, lock_patience_s=_LOCK_PATIENCE_S)
+        return Ledger(self._path, lock_patience_s=_LOCK_PATIENCE_S)
 
-    def lookup(self, keys: Sequence[str]) -> dict[str, Reply]:
-        return self._ledger.lookup(keys)
+    def lookup(self, keys: Sequence[str], refusals: bool = True) -> dict[str, Reply | Refusal]:
+        return self._ledger.lookup(keys, refusals=refusals)
 
-    def affordable(self, worst_usd: Sequence[float]) -> list[bool]:
-        return self._ledger.affordable(worst_usd)
+    def over_budget(self, worst_usd: Sequence[float], account: Account) -> list[bool]:
+        return self._ledger.over_budget(worst_usd, account)
 
-    def intend(self, intents: Sequence[Intent]) -> list[int | None]:
-        return self._ledger.intend(intents, time.time())
+    def intend(self, intents: Sequence[Intent], account: Account) -> list[Admission]:
+        return self._ledger.intend(intents, account, time.time())
 
     def record(self, receipts: Sequence[Receipt]) -> None:
         self._ledger.record(receipts)
 
-    def fail(self, attempts: Sequence[int], maybe_billed: bool) -> None:
-        self._ledger.fail(attempts, maybe_billed=maybe_billed)
+    def lose(self, losses: Sequence[Loss]) -> None:
+        self._ledger.lose(losses)
 
-    def totals(self) -> LedgerTotals:
-        return self._ledger.totals()
+    def release(self, holder: str) -> None:
+        self._ledger.release(holder)
 
-    def close(self) -> None:
-        self._ledger.close()
+    def totals(self, run: str) -> LedgerTotals:
+        return self._ledger.totals(run)
+
+    def join(self, pool: str) -> None:
+        """A pool begins to use the file. Raises UserError where another process holds it."""
+        self._pools.add(pool)
+        _ = self._ledger
+
+    def leave(self, pool: str) -> bool:
+        """A pool has ended. Closes the file, and says so, when it was the last."""
+        self._pools.discard(pool)
+        if not self._pools:
+            self._ledger.close()
+        return not self._pools
 
 
-def start_ledger(path: Path, budget_usd: float | None) -> Any:
-    """The handle of the file's owner, on this node, as the file is here; the one that runs already, if one does."""
-    resolved = path.resolve()
-    name = hashlib.sha256(str(resolved).encode()).hexdigest()[:8]
-    node = ray.get_runtime_context().get_node_id()
-    return (
-        ray.remote(LedgerActor)
-        .options(
-            name=f"ledger-{name}",
-            namespace=NAMESPACE,
-            get_if_exists=True,
-            num_cpus=0,
-            max_restarts=-1,
-            # A repeated intent counts its first attempt as ambiguous, and a repeated receipt changes nothing.
-            max_task_retries=-1,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node, soft=False),
+class LedgerHandle:
+    """The file's owner as pools and workers call it, from any node. The first to call starts it, on the file's node.
+
+    It ends with the job that started it; another job that shares the file then starts it anew.
+    """
+
+    def __init__(self, path: Path, node: str) -> None:
+        self._path = path
+        self._node = node
+        self._actor = self._connect()
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Call one of `LedgerActor`'s methods."""
+        try:
+            return await getattr(self._actor, method).remote(*arguments)
+        except RayActorError:
+            self._actor = self._connect()
+            return await getattr(self._actor, method).remote(*arguments)
+
+    async def leave(self, pool: str) -> None:
+        """End the owner where no other pool uses it."""
+        if await self.call("leave", pool):
+            ray.kill(self._actor)
+
+    def _connect(self) -> Any:
+        name = hashlib.sha256(str(self._path).encode()).hexdigest()[:8]
+        return (
+            ray.remote(LedgerActor)
+            .options(
+                name=f"ledger-{name}",
+                namespace=NAMESPACE,
+                get_if_exists=True,
+                num_cpus=0,
+                max_restarts=-1,
+                # A repeated intent counts its first attempt as ambiguous, and a repeated receipt changes nothing.
+                max_task_retries=-1,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=self._node, soft=False),
+            )
+            .remote(self._path)
         )
-        .remote(resolved, budget_usd)
-    )
+
+
+def ledger_here(path: Path) -> LedgerHandle:
+    """The handle of a file on this node."""
+    return LedgerHandle(path.resolve(), ray.get_runtime_context().get_node_id())

@@ -189,6 +189,8 @@ class EndpointConfig(Section):
     price: PriceConfig | None = None
     """What a call costs, where the price table does not know or is wrong."""
     actors: PoolSize = PoolSize(min=0, max=4, cpus=0.1)
+    max_context_tokens: Positive = 8192
+    """The longest conversation of a local labeler, its reply included, where its model bears as much."""
     trust_remote_code: bool = False
     """Run code that comes with a local labeler's model."""
 

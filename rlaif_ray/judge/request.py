@@ -72,6 +72,7 @@ class Answer:
     reason: str = ""
     refused: bool = False  # the endpoint will not have this very request (HTTP 400, 413, 422); another form may do
     cached: bool = False  # it cost this question nothing: the ledger had it, or another question asked it first
+    attempts: int = 0  # requests sent for it
 
 
 T = TypeVar("T")
