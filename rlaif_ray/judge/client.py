@@ -1,25 +1,50 @@
-"""One road to every API: chat completions of an OpenAI-compatible endpoint, one token with its log-probabilities.
+"""One road to every API: chat completions of an OpenAI-compatible endpoint.
 
-It sends once and says what came of it. Retries, pacing and bookkeeping belong to whoever calls.
+It sends once and says what came of it. Retries, pacing and bookkeeping belong to whoever calls; reading a reply is not
+its business either, beyond the usage that is billed.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
 
+import httpx2
 import openai
 
-from rlaif_ray.config import JudgeConfig, UserError
-from rlaif_ray.judge.ledger import Reply, Sampling, cost_usd, worst_prompt_tokens
+from rlaif_ray.config import EndpointConfig, UserError
+from rlaif_ray.judge.prices import cost_usd, worst_prompt_tokens
+from rlaif_ray.judge.request import Form, Reply, Request
 from rlaif_ray.judge.retry import Failure, FailureKind, classify_status
-from rlaif_ray.records import Message
+from rlaif_ray.judge.transport import AiohttpTransport
+
+# What a bound reply is called where an API wants a name for it.
+VERDICT = "verdict"
+
+# Newer models of some providers know the limit by the second name only.
+TokenLimit: TypeAlias = Literal["max_tokens", "max_completion_tokens"]
 
 # What a local server is told where no key is configured: the client library insists on one.
 _NO_KEY = "none"
+
+# Pages that gateways send instead of an error go on for long.
+_LONGEST_MESSAGE = 600
+
+# Beyond what any context holds: a figure like this is nonsense.
+_MOST_TOKENS = 10**8
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A reply, and what the response's headers say of limits (names in lower case)."""
+
+    reply: Reply
+    headers: Mapping[str, str]
 
 
 class CallFailed(Exception):
@@ -31,90 +56,235 @@ class CallFailed(Exception):
 
 
 class JudgeClient:
-    """A connection pool to one endpoint. Made on the node that calls, as the key lies in that node's environment."""
+    """A connection pool to one endpoint. Made on the node that calls, as the key lies in that node's environment or on
+    its disk."""
 
-    def __init__(self, config: JudgeConfig) -> None:
-        """Raises UserError where the variable that should hold the key is not set."""
-        if config.base_url is None:
+    def __init__(self, endpoint: EndpointConfig) -> None:
+        """Raises UserError for an address that is none, and for a key that is not where the config says."""
+        if endpoint.base_url is None:
             raise ValueError("judge.base_url is not set, so there is no endpoint to call")
-        self._config = config
-        self._key = _NO_KEY
-        if config.api_key_env is not None:
-            key = os.environ.get(config.api_key_env, "")
-            if not key:
-                raise UserError(
-                    f"judge.api_key_env: the environment variable {config.api_key_env} is not set on the node that "
-                    f"calls {config.base_url}; export it there, or set judge.api_key_env to null for a local server"
-                )
-            self._key = key
+        self._endpoint = endpoint
+        base_url = _url(endpoint.base_url)
+        key = _key(endpoint)
+        self._redactor = None if key is None else _Redactor(key)
         self._client = openai.AsyncOpenAI(
-            base_url=config.base_url, api_key=self._key, max_retries=0, timeout=config.timeout_s
+            base_url=base_url,
+            api_key=key or _NO_KEY,
+            max_retries=0,
+            default_headers=endpoint.extra_headers,
+            # The transport keeps the deadline.
+            timeout=None,
+            http_client=httpx2.AsyncClient(
+                transport=AiohttpTransport(base_url, endpoint.timeout_s), headers={"Accept-Encoding": "gzip, deflate"}
+            ),
         )
-        # Newer models of some providers know the limit by this name only.
-        self._token_limit = "max_tokens"
+        self._token_limit: TokenLimit = "max_tokens"
 
-    async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Reply:
-        """Send one request. Raises CallFailed."""
+    async def complete(self, request: Request, key: str) -> Completion:
+        """Send one request. `key` is the call's, sent as `Idempotency-Key`. Raises CallFailed."""
         started = time.perf_counter()
         try:
-            text = await self._send(messages, sampling)
+            response = await self._send(request, key)
         except openai.APIStatusError as error:
-            failure = classify_status(
-                error.status_code, error.code, self._redacted(error.message), error.response.headers, time.time()
-            )
-            raise CallFailed(failure) from None
+            raise CallFailed(self._refusal(error)) from None
         except openai.APIConnectionError as error:
+            cause = error.__cause__
             # Cut or timed out: the endpoint may have answered, and billed, what never arrived here.
-            cause = f" ({type(error.__cause__).__name__})" if error.__cause__ is not None else ""
-            raise CallFailed(
-                Failure(FailureKind.TRANSIENT, self._redacted(f"{error.message}{cause}"), maybe_billed=True)
-            ) from None
-        prompt_tokens, completion_tokens = _usage(text, messages, sampling)
-        price = self._config.price
-        return Reply(
-            text=self._redacted(text),
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            cost_usd=None if price is None else cost_usd(price, prompt_tokens, completion_tokens),
-            latency_s=time.perf_counter() - started,
-            created_at=time.time(),
+            reason = f"{error.message} ({type(cause).__name__}: {cause})"
+            maybe_billed = not isinstance(cause, httpx2.ConnectError)
+            raise CallFailed(Failure(FailureKind.TRANSIENT, self._said(reason), maybe_billed=maybe_billed)) from None
+        text = response.content.decode(errors="replace")
+        reply = reply_of(self._endpoint, request, self._redacted(text))
+        return Completion(
+            replace(reply, latency_s=time.perf_counter() - started, created_at=time.time()), _limits(response.headers)
         )
 
     async def close(self) -> None:
         await self._client.close()
 
-    async def _send(self, messages: Sequence[Message], sampling: Sampling) -> str:
+    async def _send(self, request: Request, key: str) -> httpx2.Response:
+        token_limit = self._token_limit
         try:
-            return await self._send_as(self._token_limit, messages, sampling)
+            return await self._post(request_body(self._endpoint, request, token_limit), key)
         except openai.BadRequestError as error:
-            if self._token_limit != "max_tokens" or "max_completion_tokens" not in error.message:
+            if token_limit != "max_tokens" or "max_completion_tokens" not in error.message:
                 raise
             self._token_limit = "max_completion_tokens"
-            return await self._send_as(self._token_limit, messages, sampling)
+            return await self._post(request_body(self._endpoint, request, self._token_limit), key)
 
-    async def _send_as(self, token_limit: str, messages: Sequence[Message], sampling: Sampling) -> str:
-        arguments: dict[str, Any] = {
-            "model": self._config.model,
-            "messages": [{"role": message.role, "content": message.content} for message in messages],
-            "temperature": sampling.temperature,
-            "logprobs": True,
-            "top_logprobs": sampling.top_logprobs,
-            token_limit: sampling.max_tokens,
-        }
-        # Raw, as the ledger keeps what the endpoint said, and reading it is not the client's business.
-        response = await self._client.chat.completions.with_raw_response.create(**arguments)
-        text: str = response.text
-        return text
+    async def _post(self, body: dict[str, Any], key: str) -> httpx2.Response:
+        # Raw, as the ledger keeps what the endpoint said, and as parsing it into the library's types takes as long as
+        # all the rest.
+        return await self._client.post(
+            "/chat/completions",
+            cast_to=httpx2.Response,
+            body=body,
+            options={"headers": {"Idempotency-Key": key}},
+        )
+
+    def _refusal(self, error: openai.APIStatusError) -> Failure:
+        codes = frozenset(str(code).lower() for code in (error.code, error.type) if code)
+        message = error.message
+        if error.param and error.param not in message:
+            message = f"{message} (parameter: {error.param})"
+        headers = {name.lower(): value for name, value in error.response.headers.items()}
+        failure = classify_status(error.status_code, codes, self._said(message), headers, time.time())
+        return replace(failure, headers=_limits(headers))
+
+    def _said(self, text: str) -> str:
+        text = self._redacted(text)
+        return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}…"
 
     def _redacted(self, text: str) -> str:
-        """Some endpoints quote the key in what they say; nothing that is kept or logged may hold it."""
-        return text if self._key == _NO_KEY else text.replace(self._key, "[key]")
+        return text if self._redactor is None else self._redactor.redact(text)
 
 
-def _usage(text: str, messages: Sequence[Message], sampling: Sampling) -> tuple[int, int]:
-    """Prompt and completion tokens of a reply, as billed; at their worst where the endpoint does not say."""
+def request_body(endpoint: EndpointConfig, request: Request, token_limit: TokenLimit = "max_tokens") -> dict[str, Any]:
+    """A request as the body of a chat completion. `extra_body` adds fields and replaces none of these."""
+    messages = [{"role": message.role, "content": message.content} for message in request.messages]
+    body: dict[str, Any] = {
+        **endpoint.extra_body,
+        "model": endpoint.model,
+        "messages": messages,
+        token_limit: request.max_tokens,
+    }
+    if request.temperature is not None:
+        body["temperature"] = request.temperature
+    if request.top_logprobs:
+        body.update(logprobs=True, top_logprobs=request.top_logprobs)
+    if request.prefill:
+        # vLLM's own fields: the judge goes on with these words instead of opening a turn.
+        messages.append({"role": "assistant", "content": request.prefill})
+        body.update(continue_final_message=True, add_generation_prompt=False)
+    match request.form:
+        case Form.CHOICE:
+            body["structured_outputs"] = {"choice": list(request.choices)}  # vLLM's own field
+        case Form.SCHEMA:
+            schema = {"name": VERDICT, "strict": True, "schema": json.loads(request.schema)}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        case Form.TOOL:
+            function = {"name": VERDICT, "parameters": json.loads(request.schema)}
+            body["tools"] = [{"type": "function", "function": function}]
+            body["tool_choice"] = {"type": "function", "function": {"name": VERDICT}}
+        case Form.TEXT:
+            pass
+    return body
+
+
+def reply_of(endpoint: EndpointConfig, request: Request, text: str) -> Reply:
+    """A reply with its usage and its cost, as billed; at their worst where the endpoint does not say. Its time is not
+    known here."""
+    usage = _usage(text)
+    if usage is None:
+        usage = _Usage(worst_prompt_tokens(request), request.max_tokens)
+    price = endpoint.price
+    return Reply(
+        text=text,
+        prompt_tokens=usage.prompt,
+        completion_tokens=usage.completion,
+        cost_usd=None if price is None else cost_usd(price, usage.prompt, usage.completion, usage.cached),
+        latency_s=0.0,
+        created_at=0.0,
+        cached_tokens=usage.cached,
+        reasoning_tokens=usage.reasoning,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Usage:
+    prompt: int
+    completion: int
+    cached: int = 0
+    reasoning: int = 0
+
+
+def _usage(text: str) -> _Usage | None:
     try:
         usage = json.loads(text)["usage"]
-        return int(usage["prompt_tokens"]), int(usage["completion_tokens"])
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError):
-        return worst_prompt_tokens(messages), sampling.max_tokens
+        prompt, completion = _tokens(usage["prompt_tokens"]), _tokens(usage["completion_tokens"])
+        # Some providers count what the judge thought in the total only.
+        completion = max(completion, _tokens(usage.get("total_tokens") or 0) - prompt)
+        cached = _tokens((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+        reasoning = _tokens((usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return _Usage(prompt, completion, min(cached, prompt), min(reasoning, completion))
+
+
+def _tokens(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= _MOST_TOKENS:
+        raise ValueError(f"not a number of tokens: {value!r}")
+    return value
+
+
+def _limits(headers: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name.lower(): value
+        for name, value in headers.items()
+        if "ratelimit" in name.lower() or name.lower().startswith("retry-after")
+    }
+
+
+def _url(base_url: str) -> httpx2.URL:
+    try:
+        url = httpx2.URL(base_url)
+    except httpx2.InvalidURL:
+        url = httpx2.URL("")
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise UserError(f"judge.base_url: {base_url!r} is no address; give one such as http://127.0.0.1:8000/v1")
+    return url
+
+
+def _key(endpoint: EndpointConfig) -> str | None:
+    """The key, from where the config says that it lies on this node. Its value enters no error."""
+    if endpoint.api_key_env is not None:
+        where = f"judge.api_key_env: the environment variable {endpoint.api_key_env}"
+        missing = f"is not set on the node that calls {endpoint.base_url}; export it there"
+        key = os.environ.get(endpoint.api_key_env, "").strip()
+    elif endpoint.api_key_file is not None:
+        where = f"judge.api_key_file: {endpoint.api_key_file}"
+        missing = f"is empty on the node that calls {endpoint.base_url}; write the key there"
+        try:
+            key = endpoint.api_key_file.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise UserError(
+                f"{where} cannot be read on the node that calls {endpoint.base_url} ({error.strerror}); mount it there"
+            ) from None
+        except UnicodeDecodeError:
+            raise UserError(f"{where} is no text; write the key alone there") from None
+    else:
+        return None
+    if not key:
+        raise UserError(f"{where} {missing}, or leave the setting out for a local server")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise UserError(f"{where} holds more than a key; write the key alone there")
+    return key
+
+
+class _Redactor:
+    """Takes a key out of what an endpoint says: whole, in long pieces, and shortened, as "sk-ab...yz" or "**wxyz"."""
+
+    # What is shorter is no secret but a stand-in for one, such as "EMPTY", and taking that out would spoil replies.
+    _SHORTEST = 8
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        size = self._SHORTEST
+        # A piece of nearly twice this length holds one of these, wherever it was cut.
+        self._pieces = [key[start : start + size] for start in range(0, len(key) - size + 1, size)]
+        self._ends = (key[:3], key[-4:])
+        mask = r"(?:[*•…#]+|\.{2,}|[xX]{4,})"
+        self._shortened = re.compile(
+            rf"{re.escape(key[:3])}[\w-]{{0,40}}{mask}[\w-]{{0,40}}|{mask}{re.escape(key[-4:])}\b"
+        )
+
+    def redact(self, text: str) -> str:
+        if not self._pieces:
+            return text
+        text = text.replace(self._key, "[key]")
+        for piece in self._pieces:
+            if piece in text:
+                text = re.sub(rf"[\w-]{{0,{self._SHORTEST - 1}}}{re.escape(piece)}[\w-]*", "[key]", text)
+        if any(end in text for end in self._ends):
+            text = self._shortened.sub("[key]", text)
+        return text
