@@ -273,7 +273,7 @@ class _Redactor:
         # A piece of nearly twice this length holds one of these, wherever it was cut.
         self._pieces = [key[start : start + size] for start in range(0, len(key) - size + 1, size)]
         self._ends = (key[:3], key[-4:])
-        mask = r"(?:[*•…#]+|\.{2,}|[xX]{4,})"
+        mask = r"(?:(?:[*•…#]|\\u20(?:22|26))+|\.{2,}|[xX]{4,})"
         self._shortened = re.compile(
             rf"{re.escape(key[:3])}[\w-]{{0,40}}{mask}[\w-]{{0,40}}|{mask}{re.escape(key[-4:])}\b"
         )

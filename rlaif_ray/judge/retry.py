@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import email.utils
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import StrEnum
+
+from rlaif_ray.judge.rate_headers import read_rate_headers
 
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 30.0
-
-# A server that asks for a longer pause than this is as good as down for the run.
-LONGEST_RETRY_AFTER_S = 600.0
 
 # Refusals for rate say nothing against a call, so they are bounded by time and not by attempts.
 RATE_LIMIT_PATIENCE_S = 900.0
@@ -44,11 +39,6 @@ _QUOTA_CODES = frozenset(
     }
 )
 _PAYMENT_REQUIRED = 402
-
-_RESET = "x-ratelimit-reset-"
-_REMAINING = "x-ratelimit-remaining-"
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
-_UNITS_S = (86_400.0, 3_600.0, 60.0, 1.0, 1e-3)
 
 
 class FailureKind(StrEnum):
@@ -90,7 +80,7 @@ def classify_status(
     if 300 <= status < 400:
         return Failure(FailureKind.RUN, f"{_MOVED} ({reason})", headers=headers)
     should_retry = {"true": True, "false": False}.get(headers.get("x-should-retry", "").strip().lower())
-    wait = retry_after_s(headers, now)
+    wait = _wait_s(headers, now)
     if status == 429 and should_retry is not False:
         return Failure(FailureKind.RATE_LIMITED, reason, wait, headers=headers)
     if should_retry is None:
@@ -102,65 +92,16 @@ def classify_status(
     return Failure(FailureKind.ITEM, f"not to be tried again: {reason}", headers=headers)
 
 
-def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds that a server asks to wait: `retry-after-ms`, then `Retry-After` in seconds or as an HTTP date, then the
-    durations of `x-ratelimit-reset-*`: the longest of those limits that have nothing left, else the shortest.
-
-    Header names in lower case. None where nothing usable is there; some servers send -1.
-    """
-    wait = _number(headers.get("retry-after-ms"), scale=1e-3)
-    if wait is None:
-        text = headers.get("retry-after")
-        wait = _number(text, scale=1.0)
-        if wait is None and text is not None:
-            wait = _until_date(text, now)
-    if wait is None:
-        wait = _reset_s(headers)
-    return None if wait is None else min(wait, LONGEST_RETRY_AFTER_S)
-
-
-def duration_s(text: str) -> float | None:
-    """Seconds of a duration such as "6m0s", "1s", "120ms" or "0.5"; None where it is none."""
-    number = _number(text, scale=1.0)
-    if number is not None:
-        return number
-    match = _DURATION.fullmatch(text.strip())
-    if match is None or not any(match.groups()):
-        return None
-    return sum(float(part) * unit for part, unit in zip(match.groups(), _UNITS_S, strict=True) if part is not None)
-
-
 def backoff_s(failures: int, uniform: float) -> float:
     """Full jitter: uniform in [0, min(longest, first * 2^(failures - 1))]. `failures` counts from 1; `uniform` is
     drawn from [0, 1)."""
     return uniform * min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 16))
 
 
-def _reset_s(headers: Mapping[str, str]) -> float | None:
-    resets = {
-        name.removeprefix(_RESET): wait
-        for name, text in headers.items()
-        if name.startswith(_RESET) and (wait := duration_s(text)) is not None
-    }
-    spent = [wait for limit, wait in resets.items() if _number(headers.get(_REMAINING + limit), scale=1.0) == 0]
-    return max(spent) if spent else min(resets.values(), default=None)
-
-
-def _number(text: str | None, scale: float) -> float | None:
-    if text is None:
-        return None
-    try:
-        value = float(text) * scale
-    except ValueError:
-        return None
-    return value if value >= 0 and math.isfinite(value) else None
-
-
-def _until_date(text: str, now: float) -> float | None:
-    try:
-        date = email.utils.parsedate_to_datetime(text)
-    except (ValueError, OverflowError):
-        return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=UTC)
-    return max(0.0, (date - datetime.fromtimestamp(now, UTC)).total_seconds())
+def _wait_s(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds that a server asks to wait, by `Retry-After` or until a spent limit is whole again; where it does not say
+    which limit is spent, until the first of them is."""
+    said = read_rate_headers(headers, now)
+    if said.wait_s is not None:
+        return said.wait_s
+    return min((told.reset_s for told in (said.requests, said.tokens) if told.reset_s is not None), default=None)
