@@ -11,12 +11,14 @@ from dataclasses import replace
 
 from rlaif_ray.judge.asking.choice import choose, label_position, says_label, spell_out
 from rlaif_ray.judge.asking.replies import Completion, MalformedReply, read_completion
-from rlaif_ray.judge.asking.terms import Abilities, PairQuestion, Settings
+from rlaif_ray.judge.asking.terms import Abilities, PairQuestion, AskSettings
 from rlaif_ray.judge.asking.verdicts import parse_verdict, share_of_votes
 from rlaif_ray.judge.reading import Reading, Rung
 from rlaif_ray.judge.request import Answer, Form, Request, Steps
 from rlaif_ray.judge.templates import neutralise
 from rlaif_ray.records import Message, Outcome
+
+_SENTENCE_TOKENS = 16
 
 
 class NoCompletion(Exception):
@@ -28,7 +30,7 @@ class NoCompletion(Exception):
 
 
 def ask_choice(
-    conversation: tuple[Message, ...], question: PairQuestion, abilities: Abilities, settings: Settings
+    conversation: tuple[Message, ...], question: PairQuestion, abilities: Abilities, settings: AskSettings
 ) -> Steps[Reading]:
     """Probability of the first label after a conversation that ends by asking for a label. At most four calls."""
     labels, least = question.labels, settings.min_label_mass
@@ -39,13 +41,12 @@ def ask_choice(
             return first
         if completion.text.strip():
             conversation = answered(conversation, completion.text, question.verdict_only)
-            (answer,) = yield [choice_request(conversation, abilities)]
+            (answer,) = yield [replace(verdict_request(conversation, abilities), top_logprobs=abilities.top_logprobs)]
             again = try_to_read(answer)
             reading = read_choice(again, labels, least) if again is not None else first
             if reading.outcome is Outcome.SCORED:
                 return replace(reading, rung=Rung.REFORMAT)
-        request = replace(choice_request(conversation, abilities), form=Form.CHOICE, choices=labels)
-        (answer,) = yield [request]
+        (answer,) = yield [replace(choice_request(conversation, abilities), form=Form.CHOICE, choices=labels)]
         confined = try_to_read(answer)
     except NoCompletion as failure:
         return Reading(failure.outcome, str(failure))
@@ -62,21 +63,31 @@ def choice_request(conversation: tuple[Message, ...], abilities: Abilities) -> R
     )
 
 
+def verdict_request(conversation: tuple[Message, ...], abilities: Abilities, sample: int = 0) -> Request:
+    """Asks for the verdict alone, with room for a sentence around it."""
+    return Request(
+        messages=conversation,
+        max_tokens=max(abilities.shortest_reply, _SENTENCE_TOKENS),
+        temperature=0.0 if abilities.temperature else None,
+        sample=sample,
+    )
+
+
 def answered(conversation: tuple[Message, ...], reply: str, turn: str) -> tuple[Message, ...]:
     """The conversation after a judge's reply and the user's next turn. The reply may quote an answer under judgement,
     so it is data as well."""
     return (*conversation, Message("assistant", neutralise(reply.strip())), Message("user", turn))
 
 
-def ask_until_read(request: Request) -> Steps[Completion]:
-    """A reply that can be read. One that is malformed or empty was paid for: the question is put once more. Raises
-    NoCompletion where that brought none either."""
-    for ask in (request, replace(request, sample=request.sample + 1)):
+def ask_until_read(request: Request, spare: int = 1) -> Steps[Completion]:
+    """A reply that can be read. One that is malformed or empty was paid for, and the question is put once more, as the
+    sample `spare` further. Raises NoCompletion where that brought none either."""
+    for ask in (request, replace(request, sample=request.sample + spare)):
         (answer,) = yield [ask]
         if answer.refused:
             raise NoCompletion(Outcome.FAILED, answer.reason)
         completion = try_to_read(answer)
-        if completion is not None and (completion.text.strip() or completion.listed or completion.declined):
+        if completion is not None and (completion.text.strip() or completion.declined or _is_listed(ask, completion)):
             return completion
     if completion is None:
         raise NoCompletion(Outcome.FAILED, "the endpoint's reply is malformed, and so is the next")
@@ -132,6 +143,10 @@ def read_confined(completion: Completion, labels: tuple[str, str]) -> Reading | 
         return _voted(Reading(Outcome.ABSTAINED, ""), completion.text.strip(), labels, Rung.CONSTRAINED)
     spelled = spell_out(top, labels)
     return replace(choose(spelled, labels, 0.0), label_mass=None, rung=Rung.CONSTRAINED) if spelled else None
+
+
+def _is_listed(request: Request, completion: Completion) -> bool:
+    return request.top_logprobs > 0 and bool(completion.listed)
 
 
 def _voted(reading: Reading, verdict: str, labels: tuple[str, str], rung: Rung) -> Reading:

@@ -100,6 +100,16 @@ def read_completion(raw: str) -> Completion:
     )
 
 
+def model_returned(raw: str) -> str:
+    """The model that answered, as the endpoint names it, with its fingerprint where it gives one; empty where it does
+    not say."""
+    try:
+        reply = read_completion(raw)
+    except MalformedReply:
+        return ""
+    return " ".join(filter(None, (reply.model, reply.fingerprint)))
+
+
 def write_completion(
     text: str, finish_reason: str, positions: Sequence[Position], prompt_tokens: int, completion_tokens: int
 ) -> str:
@@ -132,12 +142,12 @@ def write_completion(
 
 
 def _token_logprob(entry: Any) -> TokenLogprob:
-    if isinstance(entry, dict):
-        token, logprob = entry.get("token"), entry.get("logprob")
-        # NaN fails the comparison; a truth value is not a number here.
-        if isinstance(token, str) and isinstance(logprob, (int, float)) and not isinstance(logprob, bool) and logprob <= _ROUNDING:
-            return TokenLogprob(token, min(float(max(logprob, _UNKNOWN_LOGPROB)), 0.0))
-    raise MalformedReply("a listed token lacks its text or its log-probability")
+    token, logprob = (entry.get("token"), entry.get("logprob")) if isinstance(entry, dict) else (None, None)
+    if not isinstance(token, str) or not isinstance(logprob, (int, float)) or isinstance(logprob, bool):
+        raise MalformedReply("a listed token lacks its text or its log-probability")
+    if not logprob <= _ROUNDING:  # NaN included
+        raise MalformedReply("a listed log-probability is above 0 or no number")
+    return TokenLogprob(token, min(float(max(logprob, _UNKNOWN_LOGPROB)), 0.0))
 
 
 def _content(content: Any) -> str:

@@ -82,7 +82,7 @@ class Abilities:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class AskSettings:
     """What the user can choose about asking."""
 
     min_label_mass: float = 0.5  # below it the labels' log-probabilities say nothing about the answers
