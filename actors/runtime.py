@@ -95,7 +95,9 @@ class RayRuntime:
 
     async def judges(self) -> Judges:
         if self._judges is None:
-            self._judges = start_judges(self._config.judge, seed=self._config.seed, ledger_path=self._run.ledger)
+            self._judges = await start_judges(
+                self._config.judge, seed=self._config.seed, run=self._run.id, ledger_path=self._run.ledger
+            )
         return self._judges
 
     async def rewards(self) -> RewardPool:

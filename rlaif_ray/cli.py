@@ -92,8 +92,7 @@ def main() -> None:
 
 
 def _run(path: Path, overrides: Sequence[str] | None, only: str | None = None, *, local: bool = False) -> None:
-    from rlaif_ray.config import load_config
-    from rlaif_ray.stages import BudgetExhausted
+    from rlaif_ray.config import Stopped, load_config
 
     config = load_config(path, overrides or ())
     if _already_finished(config, only):
@@ -103,7 +102,7 @@ def _run(path: Path, overrides: Sequence[str] | None, only: str | None = None, *
     except KeyboardInterrupt:
         print("rlaif: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         raise typer.Exit(130) from None
-    except BudgetExhausted as stop:
+    except Stopped as stop:
         print(f"rlaif: stopped: {stop}", file=sys.stderr)
         raise typer.Exit(3) from None
 

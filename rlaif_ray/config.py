@@ -150,6 +150,8 @@ class PriceConfig(Section):
     output: NonNegativeFloat
     cached_input: NonNegativeFloat | None = None
     """Of prompt tokens that the endpoint had in its cache. Without it they cost as the others."""
+    source: str = "config"
+    """Where the figures are from; kept with every call."""
 
 
 class EndpointConfig(Section):
@@ -230,6 +232,8 @@ class JudgeConfig(EndpointConfig):
     """That difference is divided by this; fit it on calibration data."""
     rubric_check: bool = False
     """Ask for the verdict on the pair too, and record where it contradicts the rubric's scores."""
+    score_template: str = "quality-score"
+    """What an answer alone is scored by, from 1 to 10: a shipped template or a file of one's own."""
     control: Literal["coin_flip"] | None = None
     """Replace every judgement by a seeded coin: a control that shows whether a result is earned."""
     min_label_mass: Fraction = 0.5

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from rlaif_ray.config import RunConfig, UserError
+from rlaif_ray.config import RunConfig, Stopped, UserError
 from rlaif_ray.console import Console
 from rlaif_ray.evaluation.run import (
     Verdicts,
@@ -62,7 +62,7 @@ from rlaif_ray.report.summary import (
 )
 from rlaif_ray.rundir import RunDirectory
 from rlaif_ray.samples import Sample, read_samples, rollouts_of, samples_of, write_samples
-from rlaif_ray.stages import BudgetExhausted, Runtime, Shards
+from rlaif_ray.stages import Runtime, Shards
 
 T = TypeVar("T")
 Record = TypeVar("Record", bound=BaseModel)
@@ -203,7 +203,13 @@ class Pipeline:
                 "raise collect.temperature or collect.answers_per_prompt"
             )
         preferences = await self._labelled(pairs, "collect")
-        rows = preference_rows(preferences, seed=self._config.seed, held_out=self._config.reward.held_out)
+        rows = preference_rows(
+            preferences,
+            seed=self._config.seed,
+            held_out=self._config.reward.held_out,
+            on_inconsistent=self._config.judge.on_inconsistent or "keep_soft",
+            tie_margin=self._config.judge.tie_margin,
+        )
         if not rows:
             reason = preferences[0].reason.rstrip(".")
             raise UserError(
@@ -396,10 +402,11 @@ class Pipeline:
 
         preferences = await _shown(judges.label(pairs, purpose), show)
         unpaid = sum(preference.outcome is Outcome.OVER_BUDGET for preference in preferences)
-        if unpaid:
-            raise BudgetExhausted(
-                f"judge.budget_usd={self._config.judge.budget_usd} leaves {unpaid} of {len(pairs)} pairs unjudged; "
-                "all replies are kept, and the same command with a larger budget goes on from them"
+        if unpaid and self._config.judge.when_spent != "go_on":
+            reason = next(one.reason for one in preferences if one.outcome is Outcome.OVER_BUDGET)
+            raise Stopped(
+                f"{unpaid} of {len(pairs)} pairs are not judged ({reason}); all replies are kept, and the same command "
+                "with a larger judge.budget_usd or more credit goes on from them"
             )
         return preferences
 
@@ -436,6 +443,7 @@ def _labelled_pair(row: PreferenceRow, samples: Mapping[str, Sample]) -> Labelle
         answer_a=chosen.answer_tokens,
         answer_b=rejected.answer_tokens,
         p=row.p,
+        weight=row.weight,
     )
 
 

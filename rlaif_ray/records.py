@@ -262,6 +262,7 @@ class LabelledPair:
     answer_a: tuple[int, ...]
     answer_b: tuple[int, ...]
     p: float
+    weight: float = 1.0  # what the pair counts for in the loss
 
 
 @dataclass(frozen=True, slots=True)

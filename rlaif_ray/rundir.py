@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +21,11 @@ Record = TypeVar("Record", bound=BaseModel)
 
 # Keys that say how a run is carried out and not what it computes: it may go on with others.
 _FREE = re.compile(
-    r"run_dir|judge\.(api_key_env|requests_per_minute|tokens_per_minute|max_concurrency|timeout_s|max_attempts)"
-    r"|judge\.(price|budget_usd)(\..*)?|.*\.(resources|actors)(\..*)?|rollout\.(gpu_memory_utilization|kv_cache_gib)"
+    r"run_dir|judge\.(ensemble\.\d+\.|cascade\.judge\.|fallback\.)?"
+    r"(api_key_env|api_key_file|quota|requests_per_minute|tokens_per_minute|max_concurrency|timeout_s|max_attempts"
+    r"|price(\..*)?)"
+    r"|judge\.(ledger|replay|retry_refused|prices|unknown_price|budget_usd|when_spent|fallback|max_abstained)(\..*)?"
+    r"|.*\.(resources|actors)(\..*)?|rollout\.(gpu_memory_utilization|kv_cache_gib)"
     r"|ppo\.checkpoint_every"
 )
 
@@ -31,6 +35,14 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
+
+    @property
+    def id(self) -> str:
+        """What tells this run from others that share its ledger: drawn once, and kept wherever the directory goes."""
+        path = self.path / "run_id"
+        if not path.exists():
+            write_atomically(path, uuid.uuid4().hex)
+        return path.read_text()
 
     @property
     def config(self) -> Path:
@@ -138,5 +150,8 @@ def _differences(before: Any, now: Any, prefix: str = "") -> Iterator[tuple[str,
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted({*before, *now}):
             yield from _differences(before.get(key), now.get(key), f"{prefix}.{key}" if prefix else key)
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for index, (was, wanted) in enumerate(zip(before, now, strict=True)):
+            yield from _differences(was, wanted, f"{prefix}.{index}")
     elif before != now and not _FREE.fullmatch(prefix):
         yield prefix, before, now

@@ -61,10 +61,6 @@ class LearnerStage(Protocol):
         """Make everything that the next iteration needs durable."""
 
 
-class BudgetExhausted(RuntimeError):
-    """The judge's budget does not bear the calls that are left. What was answered is in the ledger."""
-
-
 class WeightMismatch(RuntimeError):
     """A rollout replica does not serve the weights that it was given."""
 
@@ -73,7 +69,8 @@ class JudgeStage(Protocol):
     """Compares answers."""
 
     async def label(self, pairs: Sequence[Pair], purpose: str) -> list[Preference]:
-        """One preference a pair, in the order of the pairs. Raises UserError when the endpoint cannot be used."""
+        """One preference a pair, in the order of the pairs. Raises UserError when the endpoint cannot be used, and
+        Stopped when a guard says so."""
 
     async def progress(self) -> JudgeProgress:
         """How far the pool is, at any time."""

@@ -26,21 +26,24 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """A pool's smallest and largest number of actors, and how many calls one holds at a time."""
+    """A pool's smallest and largest number of actors, how many calls one holds at a time, and how many the endpoint
+    lets be in flight; None for no bound."""
 
     min: int
     max: int
     calls_per_actor: int
+    allowed: int | None = None
 
 
 def wanted_actors(load: Load, bounds: Bounds) -> int:
     """Actors that the pool should have.
 
-    Grows to hold all calls at once, when a backlog has lasted or nobody works; not while throttled, as more actors
+    Grows to hold all calls that the endpoint lets be in flight, when a backlog has lasted or nobody works; not while throttled, as more actors
     get no more permits. Shrinks to what is needed after a lull.
     """
     calls = load.queued + load.in_flight
-    needed = min(max(math.ceil(calls / bounds.calls_per_actor), bounds.min), bounds.max)
+    useful = calls if bounds.allowed is None else min(calls, bounds.allowed)
+    needed = min(max(math.ceil(useful / bounds.calls_per_actor), bounds.min), bounds.max)
     if needed > load.actors:
         floor = max(bounds.min, 1 if calls else 0)
         if load.actors < floor:

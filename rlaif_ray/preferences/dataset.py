@@ -15,24 +15,73 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rlaif_ray.judge.aggregate import disagreement
 from rlaif_ray.records import Judgement, Message, Order, Outcome, Preference
 from rlaif_ray.samples import write_table
 
 LabelSource = Literal["ai", "human"]
+OnInconsistent = Literal["keep_soft", "drop", "tie", "downweight"]
 Split = Literal["train", "test"]
 Text = str | tuple[Message, ...]
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
-_JUDGEMENT_TYPES = {"str": pa.string(), "float": pa.float64(), "int": pa.int64(), "bool": pa.bool_()}
+_JUDGEMENT_TYPES = {
+    "str": pa.string(),
+    "float": pa.float64(),
+    "int": pa.int64(),
+    "bool": pa.bool_(),
+    "tuple[str, ...]": pa.list_(pa.string()),
+}
+
+# What members of an ensemble hold, beside what they add up to.
+_MEMBERS = pa.list_(
+    pa.struct(
+        [
+            ("judge", pa.string()),
+            ("template", pa.string()),
+            ("principle", pa.string()),
+            ("weight", pa.float64()),
+            ("p", pa.float64()),
+            ("consistent", pa.bool_()),
+            ("contradiction", pa.bool_()),
+            ("set_aside", pa.bool_()),
+        ]
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a preference says to a trainer: `p` that response_a is better, and what the pair counts for."""
+
+    p: float
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What one judge, template and principle held: `p` is the probability that `chosen` is better. Those that a
+    cascade went beyond are set aside."""
+
+    judge: str
+    template: str
+    principle: str | None
+    weight: float
+    p: float | None
+    consistent: bool | None
+    contradiction: bool | None
+    set_aside: bool
 
 
 @dataclass(frozen=True, slots=True)
 class PreferenceRow:
     """One scored pair. `p` is the probability that `chosen` is better, in [0.5, 1]; at 0.5 neither is chosen truly.
 
-    The log-probabilities, in nats, are those of the label that names an answer, where the chosen one was shown first
-    and where it was shown second; None where the judge gave none.
+    `weight` is what the pair counts for in a loss. `consistent` is None where only one order was asked. `disagreement`
+    is the standard deviation of an ensemble's probabilities. The log-probabilities, in nats, are those of the label
+    that names an answer, where the chosen one was shown first and where it was shown second; None where the judge
+    gave none, and for an ensemble those of its first member.
     """
 
     pair_id: str
@@ -41,11 +90,14 @@ class PreferenceRow:
     chosen: Text
     rejected: Text
     p: float
+    weight: float
     chosen_first_logprob_chosen: float | None
     chosen_first_logprob_rejected: float | None
     chosen_second_logprob_chosen: float | None
     chosen_second_logprob_rejected: float | None
     consistent: bool | None
+    disagreement: float | None
+    members: tuple[Member, ...]
     rationale: str | None
     judge: str
     template_hash: str
@@ -56,17 +108,39 @@ class PreferenceRow:
 
 
 def preference_rows(
-    preferences: Sequence[Preference], *, seed: int, held_out: float, label_source: LabelSource = "ai"
+    preferences: Sequence[Preference],
+    *,
+    seed: int,
+    held_out: float,
+    on_inconsistent: OnInconsistent = "keep_soft",
+    tie_margin: float = 0.0,
+    label_source: LabelSource = "ai",
 ) -> list[PreferenceRow]:
-    """Rows of the scored pairs, ties among them; the others have no label and stay in the judgements alone.
+    """Rows of the pairs that `label_of` gives a label, ties among them; the others stay in the judgements alone.
 
     `held_out` is the share of the prompts whose pairs go to the split `test`.
     """
+    labels = [(preference, label_of(preference, on_inconsistent, tie_margin)) for preference in preferences]
     return [
-        _row(preference, preference.p, split_of(preference.pair.prompt.id, seed, held_out), label_source)
-        for preference in preferences
-        if preference.p is not None
+        _row(preference, label, split_of(preference.pair.prompt.id, seed, held_out), label_source)
+        for preference, label in labels
+        if label is not None
     ]
+
+
+def label_of(preference: Preference, on_inconsistent: OnInconsistent, tie_margin: float) -> Label | None:
+    """What to train on; None for a pair without a number, and for an inconsistent one that is to be dropped."""
+    if preference.p is None:
+        return None
+    p, weight = preference.p, 1.0
+    if preference.consistent is False:
+        if on_inconsistent == "drop":
+            return None
+        if on_inconsistent == "tie":
+            p = 0.5
+        elif on_inconsistent == "downweight":
+            weight = abs(2.0 * p - 1.0)
+    return Label(0.5 if abs(p - 0.5) < tie_margin else p, weight)
 
 
 def split_of(prompt_id: str, seed: int, held_out: float) -> Split:
@@ -85,11 +159,14 @@ def write_preferences(path: Path, rows: Sequence[PreferenceRow]) -> None:
             ("chosen", text_type),
             ("rejected", text_type),
             ("p", pa.float64()),
+            ("weight", pa.float64()),
             ("chosen_first_logprob_chosen", pa.float64()),
             ("chosen_first_logprob_rejected", pa.float64()),
             ("chosen_second_logprob_chosen", pa.float64()),
             ("chosen_second_logprob_rejected", pa.float64()),
             ("consistent", pa.bool_()),
+            ("disagreement", pa.float64()),
+            ("members", _MEMBERS),
             ("rationale", pa.string()),
             ("judge", pa.string()),
             ("template_hash", pa.string()),
@@ -108,6 +185,7 @@ def write_preferences(path: Path, rows: Sequence[PreferenceRow]) -> None:
         ]
         for name in schema.names
     }
+    columns["members"] = [[dataclasses.asdict(member) for member in row.members] for row in rows]
     write_table(path, pa.table(columns, schema=schema))
 
 
@@ -118,6 +196,7 @@ def read_preferences(path: Path) -> list[PreferenceRow]:
         for name in ("prompt", "chosen", "rejected"):
             if not isinstance(row[name], str):
                 row[name] = tuple(Message(message["role"], message["content"]) for message in row[name])
+        row["members"] = tuple(Member(**member) for member in row["members"])
     return [PreferenceRow(**row) for row in rows]
 
 
@@ -131,19 +210,28 @@ def write_judgements(path: Path, judgements: Sequence[Judgement]) -> None:
 def read_judgements(path: Path) -> list[Judgement]:
     """The judgements of a file that `write_judgements` wrote."""
     return [
-        Judgement(**{**row, "order": Order(row["order"]), "outcome": Outcome(row["outcome"])})
+        Judgement(
+            **{
+                **row,
+                "order": Order(row["order"]),
+                "outcome": Outcome(row["outcome"]),
+                "ledger_keys": tuple(row["ledger_keys"]),
+            }
+        )
         for row in pq.read_table(path).to_pylist()
     ]
 
 
-def _row(preference: Preference, p: float, split: Split, label_source: LabelSource) -> PreferenceRow:
-    pair = preference.pair
+def _row(preference: Preference, label: Label, split: Split, label_source: LabelSource) -> PreferenceRow:
+    pair, p = preference.pair, label.p
     a_chosen = p >= 0.5
     texts = (pair.response_a, pair.response_b) if a_chosen else (pair.response_b, pair.response_a)
     samples = (pair.sample_a, pair.sample_b) if a_chosen else (pair.sample_b, pair.sample_a)
-    by_order = {judgement.order: judgement for judgement in preference.judgements}
+    # The first member's: later ones do not displace it.
+    by_order = {judgement.order: judgement for judgement in reversed(preference.judgements)}
     chosen_first = by_order.get(Order.AB if a_chosen else Order.BA)
     chosen_second = by_order.get(Order.BA if a_chosen else Order.AB)
+    judgements = preference.judgements
     prompt = pair.prompt.content
     chosen, rejected = texts if isinstance(prompt, str) else (_answer(texts[0]), _answer(texts[1]))
     return PreferenceRow(
@@ -153,14 +241,29 @@ def _row(preference: Preference, p: float, split: Split, label_source: LabelSour
         chosen=chosen,
         rejected=rejected,
         p=p if a_chosen else 1.0 - p,
+        weight=label.weight,
         chosen_first_logprob_chosen=chosen_first.logprob_first if chosen_first else None,
         chosen_first_logprob_rejected=chosen_first.logprob_second if chosen_first else None,
         chosen_second_logprob_chosen=chosen_second.logprob_second if chosen_second else None,
         chosen_second_logprob_rejected=chosen_second.logprob_first if chosen_second else None,
         consistent=preference.consistent,
-        rationale=None,
-        judge=preference.judgements[0].judge if preference.judgements else "",
-        template_hash=preference.judgements[0].template_hash if preference.judgements else "",
+        disagreement=disagreement(preference),
+        members=tuple(
+            Member(
+                opinion.judge,
+                opinion.template,
+                opinion.principle,
+                opinion.weight,
+                opinion.p if opinion.p is None or a_chosen else 1.0 - opinion.p,
+                opinion.consistent,
+                opinion.contradiction,
+                opinion in preference.set_aside,
+            )
+            for opinion in (*preference.opinions, *preference.set_aside)
+        ),
+        rationale=next((judgement.rationale for judgement in judgements if judgement.rationale), None),
+        judge=judgements[0].judge if judgements else "",
+        template_hash=judgements[0].template_hash if judgements else "",
         label_source=label_source,
         split=split,
         chosen_sample=samples[0],

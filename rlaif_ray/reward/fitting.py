@@ -97,6 +97,7 @@ def train_on_pairs(
     """Take `steps` optimizer steps; return the last one's metrics. A pair's answers share a forward."""
     lengths = np.array([len(p.prompt) + max(len(p.answer_a), len(p.answer_b)) for p in pairs])
     labels = torch.tensor([pair.p for pair in pairs], dtype=torch.float32)
+    weights = torch.tensor([pair.weight for pair in pairs], dtype=torch.float32)
     model_config: Any = engine.module.config
     values: dict[str, float] = {}
     for number, rows in enumerate(bucketed_batches(lengths, config.batch_size, steps, seed), start=1):
@@ -112,7 +113,8 @@ def train_on_pairs(
             scores_a, scores_b = rewards_of(engine.model, inputs).chunk(2)
             p = labels[micro.rows].to(engine.device)
             real = torch.from_numpy(micro.real).to(engine.device)
-            losses = preference_loss(scores_a, scores_b, p) + config.centring * centring_loss(scores_a, scores_b)
+            losses = preference_loss(scores_a, scores_b, p) * weights[micro.rows].to(engine.device)
+            losses = losses + config.centring * centring_loss(scores_a, scores_b)
             part = torch.where(real, losses, 0.0).sum() / len(rows)
             engine.backward(part, last=micro is micros[-1])
             sums[0] += part.detach()
