@@ -9,6 +9,7 @@ a bad one is refused before anything is asked. What stands in a fence is never e
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import unicodedata
@@ -48,14 +49,15 @@ _SPEAKER = (
 )
 
 # The character after which a word joiner goes: each alternative starts with a literal, so that a search is fast.
-_CONTROL = re.compile(
-    r"<(?=[|｜][^<>\n]{1,64}>|[^<>\n]{1,64}[|｜]>"  # <|im_start|>, <｜User｜>, <turn|>
+_TOKEN = (
+    r"<(?=[|｜][^<>\n]{1,64}>|[^<>\s\u2060][^<>\s]{0,63}[|｜]>"  # <|im_start|>, <｜User｜>, <turn|>
     rf"|(?i:</?SYS>>|/?(?:{_TAGGED})>))"
     rf"|\[(?=(?i:/?(?:{_BRACKETED})\])|e~\[)|\](?=~!?b[\[\]])"
-    r"|_(?=[0-9A-Fa-f]{8})(?:(?<=begin_)|(?<=end_))"  # our own fences
-    rf"|\n(?={_SPEAKER})"
 )
-_FIRST_SPEAKER = re.compile(_SPEAKER)
+_OWN_FENCE = r"_(?=[0-9A-Fa-f]{8})(?:(?<=begin_)|(?<=BEGIN_)|(?<=end_)|(?<=END_))"
+_CONTROL = re.compile(rf"{_TOKEN}|{_OWN_FENCE}|\n(?={_SPEAKER})")
+_TOKENS = re.compile(_TOKEN)
+_SPOKEN = re.compile(_SPEAKER)
 _OPENING = re.compile(r"[<＜﹤\[［﹇\]］﹈]")
 _WORD_JOINER = "\N{WORD JOINER}"
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -69,26 +71,23 @@ def neutralise(text: str) -> str:
     Applies to whatever a prompt takes from a model: prompts and answers, and a judge's own reasoning that goes back.
     """
     neutral = _CONTROL.sub(rf"\g<0>{_WORD_JOINER}", text)
-    if _FIRST_SPEAKER.match(neutral):
+    if _SPOKEN.match(neutral):
         neutral = _WORD_JOINER + neutral
     if text.isascii():
         return neutral
     neutral = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", neutral)
     # Some tokenizers fold look-alikes such as ＜ into ASCII before they look for their tokens.
-    if _CONTROL.search(unicodedata.normalize("NFKC", neutral)):
+    if _TOKENS.search(unicodedata.normalize("NFKC", neutral)):
         neutral = _OPENING.sub(rf"\g<0>{_WORD_JOINER}", neutral)
     return neutral
 
 
 def fence_mark(*texts: str) -> str:
     """A delimiter derived from the texts, so that the same question is the same prompt and no text can close it."""
-    mark = ""
-    for attempt in range(1_000):
-        digest = hashlib.sha256("\0".join([str(attempt), *texts]).encode())
-        mark = digest.hexdigest()[:8]
-        if not any(mark in text for text in texts):
-            break
-    return mark
+    marks = (
+        hashlib.sha256("\0".join([str(attempt), *texts]).encode()).hexdigest()[:8] for attempt in itertools.count()
+    )
+    return next(mark for mark in marks if not any(mark in text for text in texts))
 
 
 def fence(text: str, mark: str) -> str:
@@ -121,6 +120,7 @@ class Template:
         self._source = source
         self.name = source.path.stem
         self.hash = source.hash
+        self.shows = frozenset(source.used)
         self.reasons: bool = source.constants.get("reasons") is True
         self.labels = _labels(source)
         self.choose_after = source.render(["choose_after"], {"labels": self.labels})
