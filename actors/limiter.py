@@ -1,18 +1,36 @@
-"""The one keeper of a quota: every judge actor of the cluster that calls the same endpoint asks it for leases."""
+"""The one keeper of a quota: every judge actor of the cluster that calls the same endpoint asks it for leases.
+
+`Limiter` is what workers hold. It turns many calls' asking and settling into few messages, and survives the keeper: a
+keeper that was started anew is told which leases are out before it is asked for more.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
 
-from rlaif_ray.config import JudgeConfig
-from rlaif_ray.judge.rate_limit import Lease, Limits, RateLimiter, Settlement
+from rlaif_ray.config import EndpointConfig
+from rlaif_ray.judge.rate_headers import SILENT, read_rate_headers
+from rlaif_ray.judge.rate_limit import (
+    Ending,
+    Grant,
+    Lease,
+    Limits,
+    Priority,
+    RateLimiter,
+    Settlement,
+    TooLarge,
+)
+from rlaif_ray.judge.token_estimate import CallSize, Usage
 
 # Shared by all jobs of a cluster, as a quota is.
 NAMESPACE = "rlaif-ray"
@@ -20,96 +38,243 @@ NAMESPACE = "rlaif-ray"
 # Longer than a call can live, so that no lease returns while its request is still under way.
 _LEASE_MARGIN_S = 15.0
 
+# What went out just before a keeper died is not known to the next.
+_CAUTION_S = 1.0
+
+# Calls that are asked for at a time.
+_MOST_ASKED = 64
+
+# How long a keeper that is gone may take to come back.
+_PATIENCE_S = 30.0
+_AGAIN_S = 0.2
+
+
+class CallTooLarge(Exception):
+    """A call that a whole minute's tokens would not bear: it can never be sent."""
+
+    def __init__(self, refused: TooLarge) -> None:
+        super().__init__(
+            f"a prompt of {refused.size.prompt_bytes:,} bytes takes more than the {refused.tokens_per_minute:,.0f} "
+            "tokens that judge.tokens_per_minute allows in a whole minute"
+        )
+
 
 class LimiterActor:
-    """A `RateLimiter` with a clock, and waiting."""
+    """A `RateLimiter` with a clock, and waiting. `heir` says that it takes the place of one that died."""
 
-    def __init__(self, limits: Limits, lease_ttl_s: float) -> None:
-        self._limiter = RateLimiter(limits, lease_ttl_s, time.monotonic())
-        self._settled = asyncio.Event()
-        self._turn = asyncio.Lock()
+    def __init__(self, limits: Limits, lease_ttl_s: float, heir: bool) -> None:
+        heir = heir or ray.get_runtime_context().was_current_actor_reconstructed
+        # Leases of this keeper are not those of the one before.
+        self._epoch = secrets.randbits(48)
+        self._limiter = RateLimiter(
+            limits,
+            lease_ttl_s,
+            time.monotonic(),
+            caution_s=_CAUTION_S if heir else 0.0,
+            first_id=self._epoch << 48,
+        )
+        self._waiting: dict[int, asyncio.Future[list[Grant]]] = {}
+        self._timer: asyncio.TimerHandle | None = None
 
-    async def acquire(self, holder: str, wanted: Sequence[int]) -> list[Lease]:
-        """Leases for the first of the `wanted` calls, given by their expected tokens: at least one, as many as are
-        due now. `holder` is the id of the calling actor. Callers are served in the order of their coming."""
-        async with self._turn:
-            while True:
-                leases: list[Lease] = []
-                for tokens in wanted:
-                    lease = self._limiter.acquire(tokens, holder, time.monotonic())
-                    if lease is None:
-                        break
-                    leases.append(lease)
-                if leases:
-                    return leases
-                await self._wait(self._limiter.wait_s(time.monotonic()))
+    async def register(self, holder: str, held: Sequence[Lease]) -> int:
+        """A holder says what it holds, and is told the epoch to ask with."""
+        self._limiter.adopt(holder, held, time.monotonic())
+        return self._epoch
+
+    async def acquire(
+        self, epoch: int | None, holder: str, priority: Priority, sizes: Sequence[CallSize]
+    ) -> list[Grant] | None:
+        """Grants for the first of the calls of these sizes: at least one, as many as are due soon. None where the
+        holder has to register first; none in the list where it is thought dead."""
+        if epoch != self._epoch:
+            return None
+        ticket = self._limiter.ask(holder, priority, sizes)
+        future: asyncio.Future[list[Grant]] = asyncio.get_running_loop().create_future()
+        self._waiting[ticket] = future
+        self._serve()
+        return await future
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
+        now = time.monotonic()
         for settlement in settlements:
-            self._limiter.settle(settlement)
-        self._settled.set()
+            self._limiter.settle(settlement, now)
+        self._serve()
 
     async def release(self, holder: str) -> None:
         """An actor died: its leases are free at once, and not only at their expiry."""
-        self._limiter.release(holder)
-        self._settled.set()
-
-    async def pause(self, seconds: float) -> None:
-        """The endpoint refused a call for rate: nobody calls for so long."""
-        self._limiter.pause(seconds, time.monotonic())
+        for ticket in self._limiter.release(holder):
+            self._waiting.pop(ticket).set_result([])
+        self._serve()
 
     async def throttled(self) -> bool:
         """Whether more callers would get no more leases."""
         return self._limiter.throttled(time.monotonic())
 
-    async def _wait(self, seconds: float) -> None:
-        self._settled.clear()
-        try:
-            await asyncio.wait_for(self._settled.wait(), seconds)
-        except TimeoutError:
-            return
+    def _serve(self) -> None:
+        for ticket, grants in self._limiter.serve(time.monotonic()):
+            self._waiting.pop(ticket).set_result(grants)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._waiting:
+            wait = self._limiter.wait_s(time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(wait, self._serve)
 
 
 class Limiter:
-    """The limiter of a config's quota, as pools and workers call it. The first to come starts it and sets its limits.
+    """The limiter of an endpoint's quota, as pools and workers call it. The first to come starts it and sets its
+    limits. It ends with the job that started it; another job that still calls then starts it anew.
 
-    It ends with the job that started it; another job that still calls then starts it anew.
+    A worker awaits `permit` for each request and then calls exactly one of `replied`, `refused`, `failed` and `unsent`
+    with the lease. `headers` are the response's, names in lower case.
     """
 
-    def __init__(self, config: JudgeConfig) -> None:
-        self._config = config
-        self._actor = _connect(config)
+    def __init__(self, endpoint: EndpointConfig) -> None:
+        self._endpoint = endpoint
+        context = ray.get_runtime_context()
+        self._holder: str = context.get_actor_id() or context.get_worker_id()
+        self._actor = _connect(endpoint, heir=False)
+        self._epoch: int | None = None
+        self._waiting: dict[Priority, deque[tuple[CallSize, asyncio.Future[Lease]]]] = {
+            priority: deque() for priority in Priority
+        }
+        self._takers: dict[Priority, asyncio.Task[None]] = {}
+        self._held: dict[int, tuple[Lease, float]] = {}  # and when it came
+        self._settlements: list[Settlement] = []
+        self._settler: asyncio.Task[None] | None = None
 
-    async def acquire(self, holder: str, wanted: Sequence[int]) -> list[Lease]:
-        return list(await self._call("acquire", holder, wanted))
+    async def permit(self, size: CallSize, priority: Priority = Priority.BULK) -> Lease:
+        """Wait until a request of this size may be sent: it is to be sent at once. Raises CallTooLarge."""
+        future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        self._waiting[priority].append((size, future))
+        taker = self._takers.get(priority)
+        if taker is None or taker.done():
+            self._takers[priority] = asyncio.create_task(self._take(priority))
+        try:
+            lease = await future
+            _, came = self._held[lease.id]
+            await asyncio.sleep(came + lease.delay_s - time.monotonic())
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self.unsent(future.result())
+            raise
+        return lease
 
-    async def settle(self, settlements: Sequence[Settlement]) -> None:
-        await self._call("settle", settlements)
+    def replied(self, lease: Lease, usage: Usage | None, headers: Mapping[str, str]) -> None:
+        """The endpoint answered. `usage` is None where it does not tell."""
+        said = read_rate_headers(headers, time.time())
+        if said != SILENT or not self._reuse(lease):
+            self._settle(Settlement(lease, Ending.REPLIED, usage, said))
+
+    def refused(self, lease: Lease, headers: Mapping[str, str]) -> None:
+        """HTTP 429. Everyone waits for as long as the headers say, or a little where they do not."""
+        self._settle(Settlement(lease, Ending.REFUSED, None, read_rate_headers(headers, time.time())))
+
+    def failed(self, lease: Lease, headers: Mapping[str, str]) -> None:
+        """Sent, and failed in any other way: nobody knows what it used."""
+        self._settle(Settlement(lease, Ending.SENT, None, read_rate_headers(headers, time.time())))
+
+    def unsent(self, lease: Lease) -> None:
+        """Not sent after all."""
+        self._settle(Settlement(lease, Ending.UNSENT))
 
     async def release(self, holder: str) -> None:
+        """The actor of this id died."""
         await self._call("release", holder)
 
-    async def pause(self, seconds: float) -> None:
-        await self._call("pause", seconds)
-
     async def throttled(self) -> bool:
+        """Whether more callers would get no more leases."""
         return bool(await self._call("throttled"))
 
+    async def _take(self, priority: Priority) -> None:
+        """Ask for all that wait, until none does."""
+        waiting = self._waiting[priority]
+        while waiting:
+            sizes = [size for size, _ in list(waiting)[:_MOST_ASKED]]
+            try:
+                grants = await self._acquire(priority, sizes)
+            except Exception as error:  # handed on to everyone who waits for a permit
+                while waiting:
+                    _, future = waiting.popleft()
+                    if not future.done():
+                        future.set_exception(error)
+                return
+            came = time.monotonic()
+            for grant in grants:
+                if isinstance(grant, Lease):
+                    self._held[grant.id] = grant, came
+                    self._hand_on(grant, waiting)
+                else:
+                    self._refuse(waiting, grant)
+
+    async def _acquire(self, priority: Priority, sizes: Sequence[CallSize]) -> list[Grant]:
+        while True:
+            grants = await self._call("acquire", self._epoch, self._holder, priority, sizes)
+            if grants is not None:
+                return list(grants)
+            held = [lease for lease, _ in self._held.values()]
+            self._epoch = await self._call("register", self._holder, held)
+
+    def _hand_on(self, lease: Lease, first: deque[tuple[CallSize, asyncio.Future[Lease]]]) -> None:
+        """Give a lease to who waits, of those it was asked for first; back where nobody does any more."""
+        for waiting in (first, *self._waiting.values()):
+            while waiting:
+                size, future = waiting.popleft()
+                if not future.done():
+                    future.set_result(replace(lease, size=size))
+                    return
+        self.unsent(lease)
+
+    def _refuse(self, waiting: deque[tuple[CallSize, asyncio.Future[Lease]]], grant: TooLarge) -> None:
+        for entry in waiting:
+            size, future = entry
+            if size == grant.size:
+                waiting.remove(entry)
+                if not future.done():
+                    future.set_exception(CallTooLarge(grant))
+                return
+
+    def _reuse(self, lease: Lease) -> bool:
+        """Give the lease to another call that waits, where it is good for more than one."""
+        if lease.reusable_s == 0 or not any(self._waiting.values()):
+            return False
+        _, came = self._held[lease.id]
+        if time.monotonic() > came + lease.reusable_s:
+            return False
+        self._hand_on(lease, self._waiting[Priority.LIVE])
+        return True
+
+    def _settle(self, settlement: Settlement) -> None:
+        self._held.pop(settlement.lease.id)
+        self._settlements.append(settlement)
+        if self._settler is None or self._settler.done():
+            self._settler = asyncio.create_task(self._settle_all())
+
+    async def _settle_all(self) -> None:
+        while self._settlements:
+            settlements, self._settlements = self._settlements, []
+            await self._call("settle", settlements)
+
     async def _call(self, method: str, *arguments: Any) -> Any:
-        try:
-            return await getattr(self._actor, method).remote(*arguments)
-        except RayActorError:
-            self._actor = _connect(self._config)
-            return await getattr(self._actor, method).remote(*arguments)
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return await getattr(self._actor, method).remote(*arguments)
+            except RayActorError:
+                if time.monotonic() > deadline:
+                    raise
+                # Ray frees the name of a dead actor a moment later.
+                await asyncio.sleep(_AGAIN_S)
+                self._actor = _connect(self._endpoint, heir=True)
 
 
-def _connect(config: JudgeConfig) -> Any:
-    quota = hashlib.sha256(f"{config.base_url}\0{config.model}\0{config.api_key_env}".encode()).hexdigest()[:8]
-    limits = Limits(config.requests_per_minute, config.tokens_per_minute, config.max_concurrency)
+def _connect(endpoint: EndpointConfig, *, heir: bool) -> Any:
+    quota = endpoint.quota or f"{endpoint.base_url}\0{endpoint.model}\0{endpoint.api_key_env}\0{endpoint.api_key_file}"
+    limits = Limits(endpoint.requests_per_minute, endpoint.tokens_per_minute, endpoint.max_concurrency)
     return (
         ray.remote(LimiterActor)
         .options(
-            name=f"limiter-{quota}",
+            name=f"limiter-{hashlib.sha256(quota.encode()).hexdigest()[:8]}",
             namespace=NAMESPACE,
             get_if_exists=True,
             num_cpus=0,
@@ -117,5 +282,5 @@ def _connect(config: JudgeConfig) -> Any:
             max_restarts=-1,
             max_task_retries=-1,
         )
-        .remote(limits, config.timeout_s + _LEASE_MARGIN_S)
+        .remote(limits, endpoint.timeout_s + _LEASE_MARGIN_S, heir)
     )
