@@ -31,9 +31,9 @@ def label_position(completion: Completion) -> int:
     return next(words, 0)
 
 
-def says_label(text: str, labels: tuple[str, str]) -> bool:
-    """Whether a token or a reply is one of the labels, with no more than white space around it."""
-    return text.strip(_EDGES) in labels
+def bare(text: str) -> str:
+    """A token or a reply without the white space around it, as tokenizers write it."""
+    return text.strip(_EDGES)
 
 
 def choose(top: Sequence[TokenLogprob], labels: tuple[str, str], min_label_mass: float) -> Reading:
@@ -44,7 +44,7 @@ def choose(top: Sequence[TokenLogprob], labels: tuple[str, str], min_label_mass:
     other label's own entry, the bound is what probability the list leaves. Abstains where the labels' listed mass is
     below `min_label_mass`, or where neither is listed: no number is made up.
     """
-    listed = tuple(_logprob([entry.logprob for entry in top if entry.token.strip(_EDGES) == label]) for label in labels)
+    listed = tuple(_logprob([entry.logprob for entry in top if bare(entry.token) == label]) for label in labels)
     if listed == (None, None):
         return Reading(
             Outcome.ABSTAINED, f"neither {labels[0]!r} nor {labels[1]!r} is among the listed tokens", label_mass=0.0
@@ -94,7 +94,7 @@ def _logprob(logprobs: Sequence[float]) -> float | None:
 
 def _missing_bound(top: Sequence[TokenLogprob], labels: tuple[str, str]) -> float:
     smallest = min(top, key=lambda entry: entry.logprob)
-    if not says_label(smallest.token, labels):
+    if bare(smallest.token) not in labels:
         return smallest.logprob
     left = 1.0 - sum(math.exp(entry.logprob) for entry in top)
     return min(smallest.logprob, math.log(max(left, _ROUNDING)))

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rlaif_ray.judge.asking.choice import choose, label_position, says_label, spell_out
+from rlaif_ray.judge.asking.choice import bare, choose, label_position, spell_out
 from rlaif_ray.judge.asking.replies import Completion, MalformedReply, read_completion
-from rlaif_ray.judge.asking.terms import Abilities, PairQuestion, AskSettings
+from rlaif_ray.judge.asking.terms import Abilities, AskSettings, PairQuestion
 from rlaif_ray.judge.asking.verdicts import parse_verdict, share_of_votes
 from rlaif_ray.judge.reading import Reading, Rung
 from rlaif_ray.judge.request import Answer, Form, Request, Steps
@@ -114,7 +114,7 @@ def read_choice(completion: Completion, labels: tuple[str, str], min_label_mass:
     try:
         position = label_position(completion)
         reading = choose(completion.top_tokens(position), labels, min_label_mass)
-        if reading.outcome is Outcome.SCORED or says_label(completion.tokens[position], labels):
+        if reading.outcome is Outcome.SCORED or bare(completion.tokens[position]) in labels:
             return reading
     except MalformedReply as error:
         reading = Reading(Outcome.ABSTAINED, str(error))
@@ -127,7 +127,7 @@ def read_choice(completion: Completion, labels: tuple[str, str], min_label_mass:
 def stated_verdict(completion: Completion, labels: tuple[str, str]) -> str | None:
     """The label that a reply's words end by naming. What ends a reply that was cut is not its verdict, unless it is
     the label alone."""
-    if completion.finish_reason == "length" and not says_label(completion.text, labels):
+    if completion.finish_reason == "length" and bare(completion.text) not in labels:
         return None
     return parse_verdict(completion.text, labels)
 
@@ -138,9 +138,9 @@ def read_confined(completion: Completion, labels: tuple[str, str]) -> Reading | 
     try:
         top = completion.top_tokens(label_position(completion))
     except MalformedReply:
-        if not says_label(completion.text, labels):
+        if bare(completion.text) not in labels:
             return None
-        return _voted(Reading(Outcome.ABSTAINED, ""), completion.text.strip(), labels, Rung.CONSTRAINED)
+        return _voted(Reading(Outcome.ABSTAINED, ""), bare(completion.text), labels, Rung.CONSTRAINED)
     spelled = spell_out(top, labels)
     return replace(choose(spelled, labels, 0.0), label_mass=None, rung=Rung.CONSTRAINED) if spelled else None
 

@@ -13,12 +13,8 @@ from rlaif_ray.judge.request import Steps
 def pair_steps(mode: Mode, abilities: Abilities, question: PairQuestion, settings: AskSettings) -> Steps[Reading]:
     """One question on a pair. `Mode.AUTO` is the choice where the endpoint lists log-probabilities, else the stated
     verdict."""
-    if mode is Mode.AUTO:
-        mode = Mode.CHOICE if abilities.top_logprobs else Mode.STATED
-    match mode:
-        case Mode.CHOICE:
-            return ask_choice(question.choose(), question, abilities, settings)
-        case Mode.REASONED:
-            return ask_reasoned(question, abilities, settings)
-        case Mode.STATED:
-            return ask_stated(question, abilities, settings)
+    if mode is Mode.STATED or (mode is Mode.AUTO and not abilities.top_logprobs):
+        return ask_stated(question, abilities, settings)
+    if mode is Mode.REASONED:
+        return ask_reasoned(question, abilities, settings)
+    return ask_choice(question.choose(), question, abilities, settings)

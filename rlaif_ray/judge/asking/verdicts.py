@@ -77,7 +77,7 @@ def _json_value(text: str, key: str) -> str | None:
 def _last_object(text: str) -> list[tuple[str, Any]] | None:
     """The JSON object that ends a reply, as pairs; None where the reply ends in words. One that does not parse is
     empty: words inside it are the reasoning's."""
-    text = _answer(text)
+    text = text.strip()
     if text.endswith("```"):
         text = text[:-3].rpartition("```")[2].removeprefix("json").strip()
     if not text.startswith("{"):
@@ -93,13 +93,8 @@ def _last_object(text: str) -> list[tuple[str, Any]] | None:
     return pairs
 
 
-def _answer(text: str) -> str:
-    """What follows the thoughts of a judge that shows them."""
-    return text.rpartition("</think>")[2].strip()
-
-
 def _last_sentence(text: str) -> str:
-    line = _answer(text).rpartition("\n")[2].strip()
+    line = text.strip().rpartition("\n")[2].strip()
     return _EMPHASIS.sub("", _SENTENCE_END.split(line)[-1]).rstrip(".! \t")
 
 
