@@ -77,7 +77,8 @@ def neutralise(text: str) -> str:
         return neutral
     neutral = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", neutral)
     # Some tokenizers fold look-alikes such as ＜ into ASCII before they look for their tokens.
-    if _TOKENS.search(unicodedata.normalize("NFKC", neutral)):
+    folded = unicodedata.normalize("NFKC", neutral)
+    if folded != neutral and _TOKENS.search(folded):
         neutral = _OPENING.sub(rf"\g<0>{_WORD_JOINER}", neutral)
     return neutral
 
