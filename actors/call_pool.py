@@ -28,7 +28,7 @@ from actors.spawn import spawn
 from rlaif_ray.config import EndpointConfig, Stopped, UserError
 from rlaif_ray.judge.autoscale import Bounds, Load, wanted_actors
 from rlaif_ray.judge.ledger import Account, Refusal, local_endpoint
-from rlaif_ray.judge.prices import worst_cost_usd
+from rlaif_ray.judge.prices import Price, worst_cost_usd
 from rlaif_ray.judge.request import Answer, Reply, Request, call_key
 from rlaif_ray.records import Outcome
 from rlaif_ray.toyworld.headlines import model_path
@@ -92,13 +92,17 @@ class CallPool:
         self,
         endpoint: EndpointConfig,
         account: Account,
+        price: Price | None,
         ledger: LedgerHandle,
         name: str,
         *,
         replay: bool,
         retry_refused: bool,
     ) -> None:
-        self._endpoint = endpoint
+        # Workers know what a reply costs from the config alone.
+        priced = {"price": None if price is None else price.usd_per_million}
+        self._endpoint = endpoint.model_copy(update=priced)
+        self._price = price
         self._account = account
         self._ledger = ledger
         self._name = name
@@ -159,9 +163,10 @@ class CallPool:
             job = self._jobs.get(key)  # another question may have brought it meanwhile
         if job is not None:
             return replace(await asyncio.shield(job.answer), cached=True, attempts=0)
-        price = self._endpoint.price
-        worst_usd = 0.0 if price is None else worst_cost_usd(price, request)
-        return await self._enqueue(Call(key, request, purpose, worst_usd, "" if price is None else price.source))
+        if self._price is None:
+            return await self._enqueue(Call(key, request, purpose, 0.0, ""))
+        worst_usd = worst_cost_usd(self._price.usd_per_million, request)
+        return await self._enqueue(Call(key, request, purpose, worst_usd, self._price.source))
 
     async def _enqueue(self, call: Call) -> Answer:
         if self._fault is not None:

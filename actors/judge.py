@@ -17,11 +17,11 @@ from ray.exceptions import RayTaskError
 from actors.call_pool import CallPool, cause_of
 from actors.ledger import LedgerHandle, ledger_here
 from actors.spawn import spawn
-from rlaif_ray.config import ActorResources, JudgeConfig, Stopped
+from rlaif_ray.config import ActorResources, JudgeConfig, Stopped, UserError
 from rlaif_ray.judge.guard import abstention_stop, abstention_warning
 from rlaif_ray.judge.ledger import Account, LedgerTotals
 from rlaif_ray.judge.panel import Panel, judges_of
-from rlaif_ray.judge.prices import with_prices
+from rlaif_ray.judge.prices import Price, load_prices, price_of
 from rlaif_ray.judge.progress import JudgeProgress
 from rlaif_ray.judge.request import Answer, Request
 from rlaif_ray.records import AnswerScore, Judgement, Outcome, Pair, Preference, Prompt
@@ -54,19 +54,29 @@ class AnswerToScore:
 class JudgePool:
     """An asyncio actor. `Judges` is its handle."""
 
-    def __init__(self, config: JudgeConfig, seed: int, run: str, ledger: LedgerHandle, name: str) -> None:
+    def __init__(
+        self,
+        config: JudgeConfig,
+        prices: Sequence[Price | None],
+        seed: int,
+        run: str,
+        ledger: LedgerHandle,
+        name: str,
+    ) -> None:
+        """`prices` are those of `judges_of(config)`."""
         self._config = config
         self._panel = Panel(config, seed, self._ask)
         self._pools = [
             CallPool(
                 judge,
                 Account(run, config.budget_usd, judge.max_attempts, judge.timeout_s + _PATIENCE_MARGIN_S),
+                price,
                 ledger,
                 name if number == 0 else f"{name}{number + 1}",
                 replay=config.replay,
                 retry_refused=config.retry_refused,
             )
-            for number, judge in enumerate(judges_of(config))
+            for number, (judge, price) in enumerate(zip(judges_of(config), prices, strict=True))
         ]
         self._window = asyncio.Semaphore(_PAIRS_AT_A_TIME)
         self._outcomes: Counter[Outcome] = Counter()
@@ -186,7 +196,7 @@ async def start_judges(config: JudgeConfig, *, seed: int, run: str, ledger_path:
     Raises UserError where a template or another file of the judge's is wrong, a price that a budget needs is not
     known, the toy world has no such model, or another process holds the ledger.
     """
-    config = with_prices(config)
+    prices = prices_of(config)
     Panel(config, seed, _nobody)  # here, so that what is wrong is told before anything starts
     ledger = ledger_here(config.ledger or ledger_path)
     pool_name = f"{name}-pool"
@@ -195,10 +205,27 @@ async def start_judges(config: JudgeConfig, *, seed: int, run: str, ledger_path:
         JudgePool,
         pool_name,
         ActorResources(cpus=0),
-        args=(config, seed, run, ledger, name),
+        args=(config, prices, seed, run, ledger, name),
         concurrency=_CALLS_AT_A_TIME,
     )
     return Judges(pool_name, pool, ledger, run)
+
+
+def prices_of(config: JudgeConfig) -> list[Price | None]:
+    """What each of `judges_of(config)` charges. Raises UserError where a budget needs a price that is not known."""
+    table = load_prices(config.prices)
+    prices = [price_of(judge, table) for judge in judges_of(config)]
+    unknown = [
+        judge
+        for judge, price in zip(judges_of(config), prices, strict=True)
+        if price is None and judge.base_url is not None
+    ]
+    if unknown and config.budget_usd is not None and config.unknown_price == "refuse":
+        raise UserError(
+            f"judge.budget_usd: no price is known for {unknown[0].model} at {unknown[0].base_url}; set "
+            "judge.price.input and judge.price.output, in dollars per million tokens, or judge.unknown_price=ignore"
+        )
+    return prices
 
 
 async def _nobody(judge: int, requests: Sequence[Request], purpose: str) -> Sequence[Answer]:

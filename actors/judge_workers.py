@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ray
 
 from actors.coalesce import Coalescer
 from actors.ledger import LedgerHandle
-from actors.limiter import Limiter
+from actors.limiter import CallTooLarge, Limiter
 from rlaif_ray.config import EndpointConfig, UserError
 from rlaif_ray.judge.ledger import Account, Admission, Intent, Loss, Receipt, Refusal, Verdict
-from rlaif_ray.judge.rate_limit import Lease, Settlement
+from rlaif_ray.judge.rate_limit import Lease, Priority
 from rlaif_ray.judge.request import Answer, Reply, Request
 from rlaif_ray.judge.retry import RATE_LIMIT_PATIENCE_S, Failure, FailureKind, backoff_s
+from rlaif_ray.judge.token_estimate import CallSize, Usage
 from rlaif_ray.records import Outcome
 from rlaif_ray.toyworld.headlines import model_path
 
@@ -32,6 +32,9 @@ _GPU_SHARE = 0.85
 
 # How soon a caller asks again whether reserved money came back, or whether another caller's reply is there.
 _WAIT_S = 0.1
+
+# Who goes first where a quota is short: training waits for live rewards, and nobody waits for labels in bulk.
+_PRIORITIES = {"reward": Priority.LIVE, "probe": Priority.LIVE, "evaluate": Priority.EVALUATION}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +67,9 @@ class ApiWorker:
         self._id = ray.get_runtime_context().get_actor_id()
         self._random = random.Random()
         self._spent = ""
-        self._permits: deque[tuple[Call, asyncio.Future[Lease]]] = deque()
-        self._permit_taker: asyncio.Task[None] | None = None
         self._intend: Coalescer[Intent, Admission] = Coalescer(lambda intents: ledger.call("intend", intents, account))
         self._record: Coalescer[Receipt, None] = Coalescer(self._record_all)
         self._lose: Coalescer[Loss, None] = Coalescer(self._lose_all)
-        self._settle: Coalescer[Settlement, None] = Coalescer(self._settle_all)
 
     async def open(self) -> None:
         """Raises UserError where the key is not on this node."""
@@ -128,22 +128,25 @@ class ApiWorker:
         where the call has to wait for others."""
         from rlaif_ray.judge.client import CallFailed
 
-        lease = await self._permit(call)
+        try:
+            lease = await self._limiter.permit(CallSize.of(call.request), _PRIORITIES.get(call.purpose, Priority.BULK))
+        except CallTooLarge as error:
+            return _failed(call, str(error), 0)
         if self._spent:
-            await self._settle(Settlement(lease, 0, sent=False))
+            self._limiter.unsent(lease)
             return None
         admission = await self._intend(Intent(call.key, call.purpose, self._id, call.worst_usd, call.prices))
         if admission.attempt is None:
-            await self._settle(Settlement(lease, 0, sent=False))
+            self._limiter.unsent(lease)
             return await self._not_sent(call, admission.verdict)
         try:
             completion = await self._client.complete(call.request, call.key)
         except CallFailed as error:
             return await self._failed_attempt(call, lease, admission.attempt, error.failure)
         reply = completion.reply
-        used = reply.prompt_tokens + reply.completion_tokens
-        receipt = Receipt(call.key, self._endpoint.model, admission.attempt, reply)
-        await asyncio.gather(self._settle(Settlement(lease, used)), self._record(receipt))
+        usage = Usage(reply.prompt_tokens, reply.completion_tokens)
+        self._limiter.replied(lease, usage, completion.headers)
+        await self._record(Receipt(call.key, self._endpoint.model, admission.attempt, reply))
         return Answer(call.key, reply, attempts=1)
 
     async def _not_sent(self, call: Call, verdict: Verdict) -> Answer | None:
@@ -160,37 +163,14 @@ class ApiWorker:
 
     async def _failed_attempt(self, call: Call, lease: Lease, attempt: int, failure: Failure) -> Answer | Failure:
         if failure.kind is FailureKind.RATE_LIMITED:
-            # Before the lease goes back, so that nobody takes it into the same refusal.
-            await self._limiter.pause(backoff_s(1, 1.0) if failure.retry_after_s is None else failure.retry_after_s)
-        await self._settle(Settlement(lease, lease.tokens))
-        if failure.kind is FailureKind.ITEM:
+            self._limiter.refused(lease, failure.headers)
+        else:
+            self._limiter.failed(lease, failure.headers)
+        if failure.refused:
             await self._record(Receipt(call.key, self._endpoint.model, attempt, Refusal(failure.reason)))
             return Answer(call.key, None, Outcome.FAILED, failure.reason, refused=True, attempts=1)
         await self._lose(Loss(attempt, failure.reason, failure.maybe_billed))
-        return failure
-
-    async def _permit(self, call: Call) -> Lease:
-        future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        self._permits.append((call, future))
-        if self._permit_taker is None or self._permit_taker.done():
-            self._permit_taker = asyncio.create_task(self._take_permits())
-        return await future
-
-    async def _take_permits(self) -> None:
-        while self._permits:
-            wanted = [_size(call.request) for call, _ in self._permits]
-            try:
-                leases = await self._limiter.acquire(self._id, wanted)
-            except Exception as error:  # handed on to everyone who waits for a permit
-                while self._permits:
-                    self._permits.popleft()[1].set_exception(error)
-                return
-            for lease in leases:
-                self._permits.popleft()[1].set_result(lease)
-
-    async def _settle_all(self, settlements: list[Settlement]) -> list[None]:
-        await self._limiter.settle(settlements)
-        return [None] * len(settlements)
+        return _failed(call, failure.reason, 1) if failure.kind is FailureKind.ITEM else failure
 
     async def _record_all(self, receipts: list[Receipt]) -> list[None]:
         await self._ledger.call("record", receipts)
@@ -224,10 +204,12 @@ class LabelerWorker:
         outcomes = await asyncio.get_running_loop().run_in_executor(
             self._thread, self._complete, [call.request for call in calls]
         )
-        await self._ledger.call("record", [
+        await self._ledger.call(
+            "record",
+            [
                 Receipt(call.key, self._endpoint.model, None, outcome)
                 for call, outcome in zip(calls, outcomes, strict=True)
-            ]
+            ],
         )
         return Batch(tuple(_answer(call, outcome) for call, outcome in zip(calls, outcomes, strict=True)))
 

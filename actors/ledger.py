@@ -22,8 +22,8 @@ _LOCK_PATIENCE_S = 20.0
 
 
 class LedgerActor:
-    """A `Ledger`, opened at its first use, so that a file in use elsewhere is told to the caller; shared by the pools of
-    all runs that name the file."""
+    """A `Ledger`, opened at its first use, so that a file in use elsewhere is told to the caller. The pools of all runs
+    that name the file share it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -150,8 +150,6 @@ class PriceConfig(Section):
     output: NonNegativeFloat
     cached_input: NonNegativeFloat | None = None
     """Of prompt tokens that the endpoint had in its cache. Without it they cost as the others."""
-    source: str = "config"
-    """Where the figures are from; kept with every call."""
 
 
 class EndpointConfig(Section):
@@ -287,7 +285,9 @@ class JudgeConfig(EndpointConfig):
             raise ValueError("judge.when_spent=fallback and judge.fallback need each other")
         templates = 1 if isinstance(self.template, str) else len(self.template)
         if self.templates_per_pair > templates:
-            raise ValueError(f"judge.templates_per_pair ({self.templates_per_pair}) exceeds the templates ({templates})")
+            raise ValueError(
+                f"judge.templates_per_pair ({self.templates_per_pair}) exceeds the templates ({templates})"
+            )
         if self.principles_per_pair > 1 and self.principles is None:
             raise ValueError("judge.principles_per_pair needs judge.principles")
         if self.rubric_check and self.rubric is None:

@@ -49,7 +49,7 @@ class VllmLabeler:
         self._token_texts: dict[int, str] = {}
 
     def complete(self, requests: Sequence[Request]) -> list[Reply | Refusal]:
-        """One reply a request, in order, from one batch of the engine; a refusal where the conversation does not fit."""
+        """One reply a request, in order, from one batch of the engine; a refusal where the prompt does not fit."""
         started = time.perf_counter()
         prompts = [self._encode(request) for request in requests]
         room = [self._context - len(prompt) for prompt in prompts]
@@ -126,9 +126,10 @@ class VllmLabeler:
             }
             for token, likeliest in zip(completion.token_ids, completion.logprobs or (), strict=False)
         ]
+        content = completion.text or self._tokenizer.decode(completion.token_ids)
         choice = {
             "finish_reason": completion.finish_reason,
-            "message": {"role": "assistant", "content": completion.text or self._tokenizer.decode(completion.token_ids)},
+            "message": {"role": "assistant", "content": content},
             "logprobs": {"content": positions} if positions else None,
         }
         return json.dumps({"choices": [choice]}, ensure_ascii=False, separators=(",", ":"))

@@ -38,8 +38,8 @@ class Bounds:
 def wanted_actors(load: Load, bounds: Bounds) -> int:
     """Actors that the pool should have.
 
-    Grows to hold all calls that the endpoint lets be in flight, when a backlog has lasted or nobody works; not while throttled, as more actors
-    get no more permits. Shrinks to what is needed after a lull.
+    Grows to hold all calls that the endpoint lets be in flight, when a backlog has lasted or nobody works; not while
+    throttled, as more actors get no more permits. Shrinks to what is needed after a lull.
     """
     calls = load.queued + load.in_flight
     useful = calls if bounds.allowed is None else min(calls, bounds.allowed)

@@ -13,10 +13,11 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from rlaif_ray.config import EndpointConfig, JudgeConfig
+from rlaif_ray.config import EndpointConfig, JudgeConfig, UserError
 from rlaif_ray.judge.aggregate import combine, opinion_of_orders, opinion_of_rubric
+from rlaif_ray.judge.asking.ladder import NoCompletion
 from rlaif_ray.judge.asking.modes import pair_steps
-from rlaif_ray.judge.asking.pointwise import normalised, rubric_p, rubric_steps, score_steps
+from rlaif_ray.judge.asking.pointwise import normalised, rubric_p, score_steps
 from rlaif_ray.judge.asking.probe import probe
 from rlaif_ray.judge.asking.replies import model_returned
 from rlaif_ray.judge.asking.terms import Abilities, AskSettings, Mode
@@ -108,9 +109,7 @@ class Panel:
         question = template.question(prompt, answer, material=self._material, principle=principle)
         abilities = await self._abilities(0, purpose)
         reading, exchanges = await self._drive(0, score_steps(question, abilities, self._settings), purpose)
-        judgement = self._scored(
-            answer_id, Order.A, "", reading, exchanges, 0, template.name, template.hash, principle
-        )
+        judgement = self._scored(answer_id, Order.A, "", reading, exchanges, 0, template.name, template.hash, principle)
         value = None if reading.score is None else normalised(reading.score, template.scale)
         return AnswerScore(reading.outcome, reading.reason, value, judgement)
 
@@ -150,9 +149,7 @@ class Panel:
             verdict = opinion_of_orders(await self._verdicts(pair, voice, abilities, purpose), weight)
         return opinion_of_rubric(scores, p, verdict, weight)
 
-    async def _verdicts(
-        self, pair: Pair, voice: _Voice, abilities: Abilities, purpose: str
-    ) -> Sequence[Judgement]:
+    async def _verdicts(self, pair: Pair, voice: _Voice, abilities: Abilities, purpose: str) -> Sequence[Judgement]:
         """A judgement in each presentation order that is asked."""
         return await asyncio.gather(
             *(self._verdict(pair, order, voice, abilities, purpose) for order in self._orders(pair))
@@ -166,9 +163,7 @@ class Panel:
             return (Order.AB, Order.BA)
         return (Order.AB if digest[8] & 1 else Order.BA,)
 
-    async def _verdict(
-        self, pair: Pair, order: Order, voice: _Voice, abilities: Abilities, purpose: str
-    ) -> Judgement:
+    async def _verdict(self, pair: Pair, order: Order, voice: _Voice, abilities: Abilities, purpose: str) -> Judgement:
         question = voice.template.question(pair, order, material=self._material, principle=voice.principle)
         mode = resolved_mode(self._judges[voice.judge], abilities, voice.template)
         steps = pair_steps(mode, abilities, question, self._settings)
@@ -223,7 +218,7 @@ class Panel:
     async def _abilities(self, judge: int, purpose: str) -> Abilities:
         """What a judge's endpoint supports: asked once, and read from the ledger ever after."""
         endpoint = self._judges[judge]
-        if endpoint.base_url is None or endpoint.mode == Mode.CHOICE:
+        if endpoint.base_url is None or Mode(endpoint.mode) is Mode.CHOICE:
             return Abilities()
         task = self._probes.get(judge)
         if task is None:
@@ -231,7 +226,16 @@ class Panel:
         return await task
 
     async def _probed(self, judge: int) -> Abilities:
-        return (await self._drive(judge, probe(), "probe"))[0]
+        endpoint = self._judges[judge]
+        try:
+            return (await self._drive(judge, probe(Mode(endpoint.mode)), "probe"))[0]
+        except NoCompletion as failure:
+            if failure.outcome is Outcome.OVER_BUDGET:
+                return Abilities()  # nothing will be asked
+            raise UserError(
+                f"judge.base_url: {endpoint.model} at {endpoint.base_url} gives no answer that can be read "
+                f"({failure}); check the address and the model with a plain chat completion"
+            ) from None
 
     async def _drive(self, judge: int, steps: Steps[T], purpose: str) -> tuple[T, list[_Exchange]]:
         """Ask what a way of asking wants to know, until it has read its answer."""
@@ -333,8 +337,9 @@ class Panel:
 def resolved_mode(endpoint: EndpointConfig, abilities: Abilities, template: Template) -> Mode:
     """The way that a pair is asked: what the config says, or the best that the endpoint supports, with reasoning
     where the template asks for it."""
-    if endpoint.mode != Mode.AUTO:
-        return Mode(endpoint.mode)
+    mode = Mode(endpoint.mode)
+    if mode is not Mode.AUTO:
+        return mode
     if not abilities.top_logprobs:
         return Mode.STATED
     return Mode.REASONED if template.reasons else Mode.CHOICE

@@ -195,8 +195,12 @@ def _judged(path: Path) -> Judged | None:
     if table is None:
         return None
     outcomes = table.column("outcome").to_pylist()
-    scored = [row for row in table.to_pylist() if row["outcome"] == Outcome.SCORED]
-    by_order = {order: {row["pair_id"]: row["p_first"] for row in scored if row["order"] == order} for order in Order}
+    # Scores of one answer alone have no first answer.
+    scored = [row for row in table.to_pylist() if row["p_first"] is not None]
+    by_order = {
+        order: {row["pair_id"]: row["p_first"] for row in scored if row["order"] == order}
+        for order in (Order.AB, Order.BA)
+    }
     # The first answer's advantage in each order: of the same sign in both, the judge follows the position.
     both = [
         (p_first - 0.5, by_order[Order.BA][pair] - 0.5)
@@ -220,9 +224,9 @@ def _shown_judgement(path: Path) -> ShownJudgement | None:
 
     columns = [name for name in ShownJudgement.__dataclass_fields__ if name not in ("prompt", "answer")]
     _require(path, ["judge_prompt", *columns])
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=256, columns=["outcome", "judge_prompt", *columns]):
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=256, columns=["judge_prompt", *columns]):
         for row in batch.to_pylist():
-            if row["outcome"] == Outcome.SCORED:
+            if row["p_first"] is not None:
                 shown = {name: row[name] for name in columns}
                 return ShownJudgement(prompt=row["judge_prompt"] or None, answer=_answer(row["raw_reply"]), **shown)
     return None

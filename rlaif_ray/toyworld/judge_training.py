@@ -346,7 +346,7 @@ def measure_judge(directory: Path, pairs: Sequence[Pair]) -> JudgeQuality:
     mass = 1.0
     for order in (Order.AB, Order.BA):
         rendered = [
-            [{"role": message.role, "content": message.content} for message in template.messages(pair, order)]
+            [{"role": message.role, "content": message.content} for message in template.question(pair, order).choose()]
             for pair in pairs
         ]
         inputs = tokenizer.apply_chat_template(

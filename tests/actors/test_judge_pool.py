@@ -29,15 +29,18 @@ def server() -> Iterator[LoopbackJudge]:
 async def start(server: LoopbackJudge, tmp_path: Path) -> AsyncIterator[Any]:
     started: list[Judges] = []
 
-    def start(**changes: Any) -> Judges:
+    async def start(**changes: Any) -> Judges:
         settings = {
             "model": "loopback",
             "base_url": server.url,
             "api_key_env": KEY_VARIABLE,
+            "mode": "choice",
             "actors": {"min": 1, "max": 2, "cpus": 0.1},
             **changes,
         }
-        judges = start_judges(JudgeConfig.model_validate(settings), seed=0, ledger_path=tmp_path / "ledger.sqlite")
+        judges = await start_judges(
+            JudgeConfig.model_validate(settings), seed=0, run="run", ledger_path=tmp_path / "ledger.sqlite"
+        )
         started.append(judges)
         return judges
 
@@ -73,7 +76,7 @@ async def until(condition: Any, seconds: float = 20.0) -> None:
 
 async def test_probabilities_are_right_and_a_second_run_asks_nothing(start: Any, server: LoopbackJudge) -> None:
     asked = pairs(50)
-    judges = start(price={"input": 1.0, "output": 2.0}, budget_usd=1.0)
+    judges = await start(price={"input": 1.0, "output": 2.0}, budget_usd=1.0)
     check(await judges.label(asked, "collect"), asked)
     progress = await judges.progress()
     assert (progress.scored, progress.calls, progress.cached) == (100, 100, 0)
@@ -82,7 +85,7 @@ async def test_probabilities_are_right_and_a_second_run_asks_nothing(start: Any,
     assert (await judges.totals()).spent_usd == pytest.approx(progress.cost_usd)
     await judges.stop()
 
-    again = start(price={"input": 1.0, "output": 2.0}, budget_usd=1.0)
+    again = await start(price={"input": 1.0, "output": 2.0}, budget_usd=1.0)
     preferences = await again.label(asked, "collect")
     check(preferences, asked)
     assert all(judgement.cache_hit for preference in preferences for judgement in preference.judgements)
@@ -94,7 +97,7 @@ async def test_probabilities_are_right_and_a_second_run_asks_nothing(start: Any,
 async def test_the_same_question_is_asked_once(start: Any, server: LoopbackJudge) -> None:
     pair = pairs(3)[2]
     twins = [Pair(f"twin-{number}", pair.prompt, pair.response_a, pair.response_b) for number in range(10)]
-    judges = start()
+    judges = await start()
     check(await judges.label(twins, "collect"), twins)
     assert len(server.prompts) == 2
     assert (await judges.progress()).calls == 2
@@ -103,7 +106,7 @@ async def test_the_same_question_is_asked_once(start: Any, server: LoopbackJudge
 async def test_faults_of_the_endpoint_lose_nothing(start: Any, server: LoopbackJudge) -> None:
     server.faults = ["429 0.2", "500", "cut", "503", "429 0.2", "cut", "408", "500"]
     asked = pairs(30)
-    judges = start()
+    judges = await start()
     check(await judges.label(asked, "collect"), asked)
     assert sorted(server.prompts) == sorted(set(server.prompts))
     assert len(server.prompts) == 60
@@ -113,7 +116,7 @@ async def test_faults_of_the_endpoint_lose_nothing(start: Any, server: LoopbackJ
 
 async def test_a_refused_question_fails_alone_and_says_why(start: Any, server: LoopbackJudge) -> None:
     server.faults = ["400"]
-    preferences = await start().label(pairs(5), "collect")
+    preferences = await (await start()).label(pairs(5), "collect")
     outcomes = [preference.outcome for preference in preferences]
     assert outcomes.count(Outcome.FAILED) == 1
     assert outcomes.count(Outcome.SCORED) == 4
@@ -122,18 +125,20 @@ async def test_a_refused_question_fails_alone_and_says_why(start: Any, server: L
     assert "HTTP 400" in failed.reason
 
 
-async def test_no_log_probabilities_is_a_failure_that_says_so(start: Any, server: LoopbackJudge) -> None:
+async def test_without_log_probabilities_the_words_are_a_vote(start: Any, server: LoopbackJudge) -> None:
+    """The server says "1" in both orders: (1 + 1/2) / (1 + 1) = .75 for the first place each time, which cancels."""
     server.with_logprobs = False
-    (preference,) = await start().label(pairs(1), "collect")
-    assert preference.outcome is Outcome.FAILED
-    assert "no log-probabilities" in preference.reason
+    (preference,) = await (await start()).label(pairs(1), "collect")
+    assert preference.p == pytest.approx(0.5)
+    assert preference.consistent is False
+    assert [(one.p_first, one.votes_first, one.rung) for one in preference.judgements] == [(0.75, 1, "text")] * 2
 
 
 @pytest.mark.parametrize("victim", ["judge-", "ledger-", "limiter-"])
 async def test_a_killed_actor_loses_nothing(victim: str, start: Any, server: LoopbackJudge) -> None:
     server.latency_s = 0.05
     asked = pairs(150)
-    judges = start(max_concurrency=16)
+    judges = await start(max_concurrency=16)
     labelling = asyncio.ensure_future(judges.label(asked, "collect"))
 
     async def some_are_answered() -> bool:
@@ -155,7 +160,7 @@ async def test_a_killed_actor_loses_nothing(victim: str, start: Any, server: Loo
 async def test_limits_hold_over_all_workers(start: Any, server: LoopbackJudge) -> None:
     server.latency_s = 0.1
     asked = pairs(15)
-    judges = start(requests_per_minute=900, max_concurrency=4, actors={"min": 2, "max": 2, "cpus": 0.1})
+    judges = await start(requests_per_minute=900, max_concurrency=4, actors={"min": 2, "max": 2, "cpus": 0.1})
     check(await judges.label(asked, "collect"), asked)
     assert server.most_in_flight <= 4
     # 900 a minute is 15 a second: 30 requests, the first at once, need 29 intervals.
@@ -164,14 +169,14 @@ async def test_limits_hold_over_all_workers(start: Any, server: LoopbackJudge) -
 
 async def test_concurrency_is_used(start: Any, server: LoopbackJudge) -> None:
     server.latency_s = 0.2
-    await start(max_concurrency=8).label(pairs(20), "collect")
+    await (await start(max_concurrency=8)).label(pairs(20), "collect")
     assert server.most_in_flight == 8
 
 
 async def test_a_backlog_brings_more_actors(start: Any, server: LoopbackJudge) -> None:
     server.latency_s = 1.0
     # More than one actor can hold: where the quota is the bound, another actor would help nobody.
-    judges = start(max_concurrency=512)
+    judges = await start(max_concurrency=512)
     await judges.label(pairs(20), "collect")
     assert (await judges.progress()).actors == 1
     asked = [Pair(f"more-{number}", Prompt("prompt", f"And {number}."), "a", "b") for number in range(300)]
@@ -186,7 +191,7 @@ async def test_a_backlog_brings_more_actors(start: Any, server: LoopbackJudge) -
 
 async def test_the_budget_is_hard_and_the_rest_says_so(start: Any, server: LoopbackJudge) -> None:
     budget = 0.005
-    judges = start(price={"input": 1.0, "output": 2.0}, budget_usd=budget)
+    judges = await start(price={"input": 1.0, "output": 2.0}, budget_usd=budget)
     preferences = await judges.label(pairs(100), "collect")
     totals = await judges.totals()
     outcomes = {preference.outcome for preference in preferences}
@@ -200,12 +205,12 @@ async def test_the_budget_is_hard_and_the_rest_says_so(start: Any, server: Loopb
 
 async def test_a_missing_key_is_one_clear_sentence(start: Any) -> None:
     with pytest.raises(UserError, match=r"NO_SUCH_KEY is not set") as error:
-        await start(api_key_env="NO_SUCH_KEY").label(pairs(1), "collect")
+        await (await start(api_key_env="NO_SUCH_KEY")).label(pairs(1), "collect")
     assert "\n" not in str(error.value)
 
 
 async def test_a_refused_key_ends_the_run_and_leaks_nowhere(start: Any, server: LoopbackJudge, tmp_path: Path) -> None:
-    judges = start()
+    judges = await start()
     await judges.label(pairs(3), "collect")
     server.faults = ["401"] * 20
     with pytest.raises(UserError, match=r"judge\.api_key_env") as error:
@@ -220,7 +225,7 @@ async def test_a_refused_key_ends_the_run_and_leaks_nowhere(start: Any, server: 
 
 async def test_the_coin_flip_asks_nobody(start: Any, server: LoopbackJudge) -> None:
     asked = pairs(200)
-    preferences = await start(control="coin_flip").label(asked, "collect")
+    preferences = await (await start(control="coin_flip")).label(asked, "collect")
     assert not server.prompts
     assert {preference.p for preference in preferences} == {0.0, 0.5, 1.0}
     assert {judgement.judge for preference in preferences for judgement in preference.judgements} == {"coin_flip"}

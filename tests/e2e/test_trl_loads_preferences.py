@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset, load_dataset
+from judge_records import judgement
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -17,8 +18,9 @@ from transformers import (
 )
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 
+from rlaif_ray.judge.aggregate import combine, opinion_of_orders
 from rlaif_ray.preferences.dataset import preference_rows, write_judgements, write_preferences
-from rlaif_ray.records import Judgement, Message, Order, Outcome, Pair, Preference, Prompt
+from rlaif_ray.records import Message, Order, Pair, Preference, Prompt
 
 WORDS = ("<pad>", "<unk>", "<s>", "</s>", "say", "one", "two", "three", "user", "assistant", ":")
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['role'] }} : {{ message['content'] }} {% endfor %}"
@@ -31,31 +33,11 @@ def preferences(conversational: bool, count: int = 8) -> list[Preference]:
         content = (Message("user", "say one"),) if conversational else "say one"
         pair = Pair(f"pair-{number}", Prompt(f"prompt-{number}", content), " one", " two three")
         p = 0.5 if number == 1 else 0.8
-        judgements = tuple(
-            Judgement(
-                pair_id=pair.id,
-                order=order,
-                outcome=Outcome.SCORED,
-                reason="",
-                p_first=p if order is Order.AB else 1 - p,
-                logprob_first=-0.2,
-                logprob_second=-1.6,
-                label_mass=1.0,
-                judge_prompt="Which?",
-                raw_reply="{}",
-                judge="judge",
-                template_hash="hash",
-                ledger_key=f"key-{number}-{order}",
-                cache_hit=False,
-                prompt_tokens=1,
-                completion_tokens=1,
-                cost_usd=None,
-                latency_s=0.0,
-                created_at=0.0,
-            )
-            for order in Order
-        )
-        made.append(Preference(pair, Outcome.SCORED, "", p, True, judgements))
+        judgements = [
+            judgement(pair, order, p_first, logprob_first=-0.2, logprob_second=-1.6)
+            for order, p_first in ((Order.AB, p), (Order.BA, 1 - p))
+        ]
+        made.append(combine(pair, [opinion_of_orders(judgements, 1.0)], "log_odds"))
     return made
 
 

@@ -1,4 +1,4 @@
-from records_of_judges import pair
+from judge_records import pair
 
 from rlaif_ray.judge.control import flip_coin
 from rlaif_ray.records import Order, Outcome

@@ -4,8 +4,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from judge_records import judgement
 
+from rlaif_ray.judge.aggregate import combine, opinion_of_orders
 from rlaif_ray.preferences.dataset import (
+    Label,
+    OnInconsistent,
+    label_of,
     preference_rows,
     read_judgements,
     read_preferences,
@@ -20,32 +25,15 @@ CONVERSATION = (Message("user", "Hello."), Message("assistant", "Hello!"), Messa
 
 def preference(p: float | None, prompt: Prompt | None = None, outcome: Outcome = Outcome.SCORED) -> Preference:
     """Orders with distinct log-probabilities: AB has -1 first and -2 second, BA has -3 first and -4 second."""
-    pair = Pair("pair", prompt or Prompt("prompt", "Say."), "answer a", "answer b", "sample a", "sample b")
+    of = Pair("pair", prompt or Prompt("prompt", "Say."), "answer a", "answer b", "sample a", "sample b")
     ab, ba = (
-        Judgement(
-            pair_id="pair",
-            order=order,
-            outcome=outcome,
-            reason="" if p is not None else "because",
-            p_first=p,
-            logprob_first=first,
-            logprob_second=second,
-            label_mass=0.9,
-            judge_prompt="Which?",
-            raw_reply='{"é": 1}',
-            judge="judge",
-            template_hash="hash",
-            ledger_key="key",
-            cache_hit=False,
-            prompt_tokens=10,
-            completion_tokens=1,
-            cost_usd=None,
-            latency_s=0.25,
-            created_at=1.5,
+        judgement(of, order, of_first, outcome, logprob_first=first, logprob_second=second, raw_reply='{"é": 1}')
+        for order, of_first, first, second in (
+            (Order.AB, p, -1.0, -2.0),
+            (Order.BA, None if p is None else 1 - p, -3.0, -4.0),
         )
-        for order, first, second in ((Order.AB, -1.0, -2.0), (Order.BA, -3.0, -4.0))
     )
-    return Preference(pair, outcome, "", p, None if p is None else True, (ab, ba))
+    return combine(of, [opinion_of_orders([ab, ba], 1.0)], "log_odds")
 
 
 def rows(*preferences: Preference) -> list[Any]:
@@ -69,6 +57,33 @@ def test_the_second_answer_chosen() -> None:
     assert (row.chosen_sample, row.rejected_sample) == ("sample b", "sample a")
     assert (row.chosen_first_logprob_chosen, row.chosen_first_logprob_rejected) == (-3, -4)
     assert (row.chosen_second_logprob_chosen, row.chosen_second_logprob_rejected) == (-2, -1)
+
+
+@pytest.mark.parametrize(
+    ("policy", "label"),
+    [("keep_soft", Label(0.7, 1.0)), ("drop", None), ("tie", Label(0.5, 1.0)), ("downweight", Label(0.7, 0.4))],
+)
+def test_what_becomes_of_an_inconsistent_pair(policy: OnInconsistent, label: Label | None) -> None:
+    """The first place wins with .9 in order AB and with .5 + .1 in BA: p = (.9 + 1 - .5) / 2 = .7, 2p - 1 = .4."""
+    swayed = dataclasses.replace(preference(0.7), consistent=False)
+    made = label_of(swayed, policy, 0.0)
+    assert (made is None) == (label is None)
+    if made is not None and label is not None:
+        assert (made.p, made.weight) == (pytest.approx(label.p), pytest.approx(label.weight))
+    assert label_of(preference(0.7), policy, 0.0) == Label(0.7, 1.0)
+
+
+def test_pairs_within_the_margin_are_ties() -> None:
+    assert label_of(preference(0.55), "keep_soft", 0.06) == Label(0.5, 1.0)
+    assert label_of(preference(0.6), "keep_soft", 0.06) == Label(0.6, 1.0)
+
+
+def test_members_are_kept_from_the_chosen_answers_side() -> None:
+    """p = .2 for a: b is chosen, and the member holds .8 for it."""
+    (row,) = rows(preference(0.2))
+    (member,) = row.members
+    assert (member.judge, member.set_aside) == ("judge", False)
+    assert member.p == pytest.approx(0.8)
 
 
 def test_ties_stay_and_what_was_not_scored_leaves() -> None:
