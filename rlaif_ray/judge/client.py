@@ -47,6 +47,16 @@ class Completion:
     headers: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as billed. Cached ones are among the prompt's, those of reasoning among the completion's."""
+
+    prompt: int
+    completion: int
+    cached: int = 0
+    reasoning: int = 0
+
+
 class CallFailed(Exception):
     """A call that brought no reply."""
 
@@ -93,11 +103,11 @@ class JudgeClient:
             reason = f"{error.message} ({type(cause).__name__}: {cause})"
             maybe_billed = not isinstance(cause, httpx2.ConnectError)
             raise CallFailed(Failure(FailureKind.TRANSIENT, self._said(reason), maybe_billed=maybe_billed)) from None
-        text = response.content.decode(errors="replace")
-        reply = reply_of(self._endpoint, request, self._redacted(text))
-        return Completion(
-            replace(reply, latency_s=time.perf_counter() - started, created_at=time.time()), _limits(response.headers)
-        )
+        text = self._redacted(response.content.decode(errors="replace"))
+        # Where the endpoint does not say, the worst is booked.
+        usage = read_usage(text) or Usage(worst_prompt_tokens(request), request.max_tokens)
+        reply = reply_of(self._endpoint, text, usage, latency_s=time.perf_counter() - started, created_at=time.time())
+        return Completion(reply, _limits(response.headers))
 
     async def close(self) -> None:
         await self._client.close()
@@ -171,34 +181,23 @@ def request_body(endpoint: EndpointConfig, request: Request, token_limit: TokenL
     return body
 
 
-def reply_of(endpoint: EndpointConfig, request: Request, text: str) -> Reply:
-    """A reply with its usage and its cost, as billed; at their worst where the endpoint does not say. Its time is not
-    known here."""
-    usage = _usage(text)
-    if usage is None:
-        usage = _Usage(worst_prompt_tokens(request), request.max_tokens)
+def reply_of(endpoint: EndpointConfig, text: str, usage: Usage, *, latency_s: float, created_at: float) -> Reply:
+    """A reply with what it cost at the endpoint's price."""
     price = endpoint.price
     return Reply(
         text=text,
         prompt_tokens=usage.prompt,
         completion_tokens=usage.completion,
         cost_usd=None if price is None else cost_usd(price, usage.prompt, usage.completion, usage.cached),
-        latency_s=0.0,
-        created_at=0.0,
+        latency_s=latency_s,
+        created_at=created_at,
         cached_tokens=usage.cached,
         reasoning_tokens=usage.reasoning,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Usage:
-    prompt: int
-    completion: int
-    cached: int = 0
-    reasoning: int = 0
-
-
-def _usage(text: str) -> _Usage | None:
+def read_usage(text: str) -> Usage | None:
+    """The tokens that a chat completion's JSON says are billed; None where it says nothing or nonsense."""
     try:
         usage = json.loads(text)["usage"]
         prompt, completion = _tokens(usage["prompt_tokens"]), _tokens(usage["completion_tokens"])
@@ -208,7 +207,7 @@ def _usage(text: str) -> _Usage | None:
         reasoning = _tokens((usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return _Usage(prompt, completion, min(cached, prompt), min(reasoning, completion))
+    return Usage(prompt, completion, min(cached, prompt), min(reasoning, completion))
 
 
 def _tokens(value: Any) -> int:
