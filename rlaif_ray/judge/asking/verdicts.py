@@ -75,27 +75,26 @@ def _json_value(text: str, key: str) -> str | None:
 
 
 def _last_object(text: str) -> list[tuple[str, Any]] | None:
-    """The JSON object that ends a reply, as pairs; None where the reply ends in words. One that does not parse is
-    empty: words inside it are the reasoning's."""
+    """The JSON object that ends a reply, as pairs; None where the reply ends in words. A last line that begins one and
+    does not end it is empty: words inside it are the reasoning's."""
     text = text.strip()
     if text.endswith("```"):
-        text = text[:-3].rpartition("```")[2].removeprefix("json").strip()
-    if not text.startswith("{"):
-        _, brace, last = text.rpartition("\n{")
-        text = brace.strip() + last
-        if not brace:
-            return None
+        text = f"\n{text[:-3]}".rpartition("\n```")[2].removeprefix("json").strip()
+    _, brace, rest = f"\n{text}".rpartition("\n{")
+    if not brace:
+        return None
     try:
         # Pairs, as a key that comes twice contradicts itself.
-        pairs: list[tuple[str, Any]] = json.loads(text, object_pairs_hook=list)
+        pairs: list[tuple[str, Any]] = json.loads("{" + rest, object_pairs_hook=list)
     except (ValueError, RecursionError):
-        return []
+        return None if "\n" in rest else []
     return pairs
 
 
 def _last_sentence(text: str) -> str:
+    """The last sentence of the last line, without emphasis; empty where the line is a quotation."""
     line = text.strip().rpartition("\n")[2].strip()
-    return _EMPHASIS.sub("", _SENTENCE_END.split(line)[-1]).rstrip(".! \t")
+    return "" if line.startswith(">") else _EMPHASIS.sub("", _SENTENCE_END.split(line)[-1]).rstrip(".! \t")
 
 
 def _spelling(label: str) -> str:

@@ -3,8 +3,10 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted_judge import chat
 
-from rlaif_ray.judge.choice import TokenLogprob, choice_reply, choose, read_choice
+from rlaif_ray.judge.asking.choice import choose, label_position, spell_out
+from rlaif_ray.judge.asking.replies import TokenLogprob, read_completion
 from rlaif_ray.records import Outcome
 
 LABELS = ("1", "2")
@@ -23,6 +25,7 @@ def test_tokenisations_of_a_label_add_up() -> None:
     assert reading.label_mass == pytest.approx(0.8)
     assert reading.logprob_first == pytest.approx(math.log(0.6))
     assert reading.logprob_second == pytest.approx(math.log(0.2))
+    assert not reading.censored
 
 
 def test_a_longer_token_is_not_the_label() -> None:
@@ -37,12 +40,14 @@ def test_a_missing_label_gets_the_smallest_listed_probability() -> None:
     assert reading.p_first == pytest.approx(0.9 / 0.91)
     assert reading.logprob_second == pytest.approx(math.log(0.01))
     assert reading.label_mass == pytest.approx(0.9)
+    assert reading.censored
 
 
 def test_a_lone_label_is_not_compared_with_itself() -> None:
     """Only "1" at .9 is listed: the smallest listed is its own, so the bound is what is left, .1."""
     reading = choose(listed(("1", 0.9)), LABELS, 0.5)
     assert reading.p_first == pytest.approx(0.9)
+    assert reading.censored
 
 
 def test_abstains_below_the_mass() -> None:
@@ -61,26 +66,27 @@ def test_abstains_where_neither_label_is_listed_whatever_the_bound() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "reason"),
+    ("tokens", "position"),
     [
-        ("<html>", "not JSON"),
-        ("[]", "no choices"),
-        ('{"choices": []}', "no choices"),
-        ('{"choices": [{"logprobs": null, "finish_reason": "stop"}]}', "no log-probabilities"),
-        ('{"choices": [{"logprobs": {"content": [{"token": "1", "logprob": -0.1}]}}]}', "no top_logprobs"),
-        ('{"choices": [{"logprobs": {"content": [{"top_logprobs": [{"token": "1"}]}]}}]}', "lacks"),
+        (["1"], 0),
+        (["**", "1", "**"], 1),
+        (["\n", " ", "1"], 2),
+        (["<think>", "1", "?", "</think>", "\n\n", "2"], 5),
+        (["Answer", " 1"], 0),
+        (["**"], 0),
+        ([], 0),
     ],
 )
-def test_a_malformed_reply_fails_and_says_why(raw: str, reason: str) -> None:
-    reading = read_choice(raw, LABELS, 0.5)
-    assert reading.outcome is Outcome.FAILED
-    assert reading.p_first is None
-    assert reason in reading.reason
+def test_the_label_is_looked_for_after_white_space_markup_and_thoughts(tokens: list[str], position: int) -> None:
+    reply = chat("".join(tokens), *({token: 1.0} for token in tokens))
+    assert label_position(read_completion(reply)) == position
 
 
-def test_a_labelers_reply_reads_back() -> None:
-    top = listed(("2", 0.7), ("1", 0.2))
-    assert read_choice(choice_reply(top, 17), LABELS, 0.5) == choose(top, LABELS, 0.5)
+def test_a_masked_lists_beginnings_are_spelled_out() -> None:
+    begun = listed(("fi", 0.6), ("s", 0.3), ("second", 0.1))
+    assert spell_out(begun, ("first", "second")) == listed(("first", 0.6), ("second", 0.3), ("second", 0.1))
+    assert spell_out(listed(("1", 0.6), ("The", 0.3)), LABELS) == ()
+    assert spell_out(listed(("Answer ", 1.0)), ("Answer 1", "Answer 2")) == ()
 
 
 tokens = st.sampled_from(["1", " 1", "2", "▁2", "x", "y", "12"])
