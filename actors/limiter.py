@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import secrets
 import time
 from collections import deque
@@ -43,6 +44,9 @@ _CAUTION_S = 1.0
 
 # Calls that are asked for at a time.
 _MOST_ASKED = 64
+
+# The spacing that late requests keep, as a share of what they should have had.
+_CATCH_UP = 0.8
 
 # How long a keeper that is gone may take to come back.
 _PATIENCE_S = 30.0
@@ -140,6 +144,8 @@ class Limiter:
         }
         self._takers: dict[Priority, asyncio.Task[None]] = {}
         self._held: dict[int, tuple[Lease, float]] = {}  # and when it came
+        self._refused_at = -math.inf
+        self._last = 0.0, 0.0  # when the last request was due, and when it went out
         self._settlements: list[Settlement] = []
         self._settler: asyncio.Task[None] | None = None
 
@@ -152,8 +158,7 @@ class Limiter:
             self._takers[priority] = asyncio.create_task(self._take(priority))
         try:
             lease = await future
-            _, came = self._held[lease.id]
-            await asyncio.sleep(came + lease.delay_s - time.monotonic())
+            await self._await_turn(lease)
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and future.exception() is None:
                 self.unsent(future.result())
@@ -168,6 +173,7 @@ class Limiter:
 
     def refused(self, lease: Lease, headers: Mapping[str, str]) -> None:
         """HTTP 429. Everyone waits for as long as the headers say, or a little where they do not."""
+        self._refused_at = time.monotonic()
         self._settle(Settlement(lease, Ending.REFUSED, None, read_rate_headers(headers, time.time())))
 
     def failed(self, lease: Lease, headers: Mapping[str, str]) -> None:
@@ -185,6 +191,20 @@ class Limiter:
     async def throttled(self) -> bool:
         """Whether more callers would get no more leases."""
         return bool(await self._call("throttled"))
+
+    async def _await_turn(self, lease: Lease) -> None:
+        """Wait for the lease's moment. After a stall of this process, what was held up goes out at a quicker pace, and
+        not all at once."""
+        _, came = self._held[lease.id]
+        due = came + lease.delay_s
+        while True:
+            last_due, last_sent = self._last
+            now = time.monotonic()
+            wait = max(due, last_sent + _CATCH_UP * (due - last_due)) - now
+            if wait <= 0:
+                break
+            await asyncio.sleep(wait)
+        self._last = due, now
 
     async def _take(self, priority: Priority) -> None:
         """Ask for all that wait, until none does."""
@@ -239,7 +259,7 @@ class Limiter:
         if lease.reusable_s == 0 or not any(self._waiting.values()):
             return False
         _, came = self._held[lease.id]
-        if time.monotonic() > came + lease.reusable_s:
+        if came < self._refused_at or time.monotonic() > came + lease.reusable_s:
             return False
         self._hand_on(lease, self._waiting[Priority.LIVE])
         return True

@@ -27,7 +27,7 @@ from rlaif_ray.judge.token_estimate import CallSize, TokenEstimate, Usage
 LOOKAHEAD_S = 0.1
 
 # How long a slot of an endpoint without known rates may be used again before it comes back to be shared out.
-REUSE_S = 1.0
+REUSE_S = 0.3
 
 # The share of a quota left unused: it absorbs the jitter between here and the server's count. Under limits that count
 # by the minute a hundredth is enough; where the server counts by the second, the margin widens until it is. Any single
@@ -36,6 +36,9 @@ _LEAST_MARGIN = 0.01
 _WIDER = 0.02
 _MOST_MARGIN = 0.1
 _NARROWER_PER_S = 0.02 / 600
+
+# Refusals closer together are of one window, and say the same.
+_WIDER_EVERY_S = 2.0
 
 # How much unused time may be made up for by calling faster, at the least margin. A wider margin is a sign of short
 # windows, so less is made up for.
@@ -213,7 +216,7 @@ class RateLimiter:
         self._asks: dict[Priority, deque[_Ask]] = {priority: deque() for priority in Priority}
         self._leases: dict[int, _Held] = {}  # in the order of expiry, as every lease lives equally long
         self._paused_until = now + caution_s
-        self._widened = (_LEAST_MARGIN, now)  # the margin, and when it became so wide
+        self._widened = (_LEAST_MARGIN, -math.inf)  # the margin, and when it became so wide
         self._shrunk = (math.inf, now)  # calls in flight that are allowed, and since when
         self._refusals = 0  # in a row
         self._refused_at = -math.inf
@@ -283,7 +286,8 @@ class RateLimiter:
             return
         if usage is not None:
             self._estimate.learn(lease.size, usage)
-            excess = usage.tokens - lease.tokens
+            # Whatever a hostile reply says it used, no call bars the way for longer than a minute.
+            excess = min(usage.tokens, self._tokens.per_minute) - lease.tokens
             if held is not None and held.tokens is not None:
                 self._tokens.correct(held.tokens, excess, margin)
             elif excess > 0:
@@ -346,10 +350,10 @@ class RateLimiter:
         """Whether no rate is known."""
         return self._requests.per_minute == self._tokens.per_minute == math.inf
 
-    def _most_allowed(self, now: float) -> float:
+    def _most_allowed(self, now: float) -> int:
         allowed, since = self._shrunk
         doublings = min((now - since) / _REGROW_S, 64.0)
-        return min(self._most_in_flight, max(1.0, allowed) * math.exp2(doublings))
+        return math.floor(min(self._most_in_flight, max(1.0, allowed) * math.exp2(doublings)))
 
     def _hear(self, headers: RateHeaders) -> bool:
         return self._requests.hear(headers.requests) | self._tokens.hear(headers.tokens)
@@ -368,7 +372,8 @@ class RateLimiter:
         self._pause_until(now + (asked or 0.0))
 
     def _slow_down(self, now: float) -> None:
-        self._widened = (min(_MOST_MARGIN, self.margin(now) + _WIDER), now)
+        if now >= self._widened[1] + _WIDER_EVERY_S:
+            self._widened = (min(_MOST_MARGIN, self.margin(now) + _WIDER), now)
         if self._is_free and self._refusals >= _REFUSALS_TO_SHRINK:
             allowed = min(self._most_allowed(now), len(self._leases) + 1)
             self._shrunk = (allowed * _SHRINK, now)

@@ -68,10 +68,11 @@ class TokenEstimate:
         return math.ceil(size.prompt_bytes * (self._per_byte.least() or _LEAST_TOKENS_PER_BYTE)) + 1
 
     def learn(self, size: CallSize, usage: Usage) -> None:
-        """Take in a call that was answered."""
+        """Take in a call that was answered. What no call of its size can use is nonsense, and counts as the most that
+        it can: a token covers at least a byte."""
         if size.prompt_bytes > 0:
-            self._per_byte.add(usage.prompt_tokens, size.prompt_bytes)
-        self._answers.setdefault(size.max_tokens, _Recent()).add(usage.completion_tokens, 1)
+            self._per_byte.add(min(usage.prompt_tokens, size.prompt_bytes), size.prompt_bytes)
+        self._answers.setdefault(size.max_tokens, _Recent()).add(min(usage.completion_tokens, size.max_tokens), 1)
 
 
 class _Recent:

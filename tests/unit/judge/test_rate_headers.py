@@ -67,7 +67,9 @@ def test_limits_as_openai_tells_them() -> None:
 
 def test_unknown_is_as_good_as_absent() -> None:
     """Some servers send -1, or a limit of 0, for a limit that they do not know."""
-    names = [f"x-ratelimit-{what}-{rate}" for what in ("limit", "remaining", "reset") for rate in ("requests", "tokens")]
+    names = [
+        f"x-ratelimit-{what}-{rate}" for what in ("limit", "remaining", "reset") for rate in ("requests", "tokens")
+    ]
     assert read_rate_headers(dict.fromkeys(names, "-1"), AT) == SILENT
     assert read_rate_headers({"x-ratelimit-limit-requests": "0"}, AT) == SILENT
 
