@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ import openai
 
 from rlaif_ray.config import EndpointConfig, UserError
 from rlaif_ray.judge.prices import cost_usd, worst_prompt_tokens
+from rlaif_ray.judge.redaction import Redactor
 from rlaif_ray.judge.request import Form, Reply, Request
 from rlaif_ray.judge.retry import Failure, FailureKind, classify_status
 from rlaif_ray.judge.transport import AiohttpTransport
@@ -76,7 +76,7 @@ class JudgeClient:
         self._endpoint = endpoint
         base_url = _url(endpoint.base_url)
         key = _key(endpoint)
-        self._redactor = None if key is None else _Redactor(key)
+        self._redactor = None if key is None else Redactor(key)
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=key or _NO_KEY,
@@ -258,32 +258,3 @@ def _key(endpoint: EndpointConfig) -> str | None:
     if not key.isascii() or not key.isprintable() or " " in key:
         raise UserError(f"{where} holds more than a key; write the key alone there")
     return key
-
-
-class _Redactor:
-    """Takes a key out of what an endpoint says: whole, in long pieces, and shortened, as "sk-ab...yz" or "**wxyz"."""
-
-    # What is shorter is no secret but a stand-in for one, such as "EMPTY", and taking that out would spoil replies.
-    _SHORTEST = 8
-
-    def __init__(self, key: str) -> None:
-        self._key = key
-        size = self._SHORTEST
-        # A piece of nearly twice this length holds one of these, wherever it was cut.
-        self._pieces = [key[start : start + size] for start in range(0, len(key) - size + 1, size)]
-        self._ends = (key[:3], key[-4:])
-        mask = r"(?:(?:[*•…#]|\\u20(?:22|26))+|\.{2,}|[xX]{4,})"
-        self._shortened = re.compile(
-            rf"{re.escape(key[:3])}[\w-]{{0,40}}{mask}[\w-]{{0,40}}|{mask}{re.escape(key[-4:])}\b"
-        )
-
-    def redact(self, text: str) -> str:
-        if not self._pieces:
-            return text
-        text = text.replace(self._key, "[key]")
-        for piece in self._pieces:
-            if piece in text:
-                text = re.sub(rf"[\w-]{{0,{self._SHORTEST - 1}}}{re.escape(piece)}[\w-]*", "[key]", text)
-        if any(end in text for end in self._ends):
-            text = self._shortened.sub("[key]", text)
-        return text

@@ -11,11 +11,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rlaif_ray.config import EndpointConfig, UserError
-from rlaif_ray.judge.client import CallFailed, Completion, JudgeClient, _Redactor, request_body
+from rlaif_ray.judge.client import CallFailed, Completion, JudgeClient, request_body
 from rlaif_ray.judge.prices import worst_prompt_tokens
 from rlaif_ray.judge.request import Form, Request
 from rlaif_ray.judge.retry import Failure, FailureKind
@@ -424,16 +422,3 @@ async def test_a_quoted_key_is_taken_out(
     assert KEY[-4:] not in said
     assert KEY[:6] not in said
     assert KEY not in caplog.text
-
-
-def test_words_that_only_look_like_a_key_stay() -> None:
-    text = '{"content": "sk-ip the task... risk-averse"}'
-    assert _Redactor(KEY).redact(text) == text
-    assert _Redactor("EMPTY").redact("EMPTY") == "EMPTY"
-
-
-@given(st.integers(0, len(KEY)), st.integers(0, len(KEY)), st.text(" .abc*", max_size=5))
-def test_no_long_piece_of_a_key_stays(start: int, end: int, around: str) -> None:
-    """Of 15 characters in a row one aligned piece of 8 is whole, and goes with what touches it."""
-    said = _Redactor(KEY).redact(f"{around}{KEY[start:end]}{around}")
-    assert not any(KEY[at : at + 15] in said for at in range(len(KEY) - 14))
