@@ -32,7 +32,7 @@ from rlaif_ray.config import UserError
 SHIPPED = Path(__file__).parent / "material"
 
 LEVELS = (1, 2, 3, 4, 5)
-"""The levels of every rubric criterion, from the worst."""
+"""The levels of every criterion of a rubric, from the worst."""
 
 
 def _said(text: str) -> str:
@@ -202,8 +202,8 @@ def _load(name: str, kind: str, item: type[T]) -> tuple[Path, tuple[T, ...]]:
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{path}{line}: is not YAML ({error.problem}); correct or quote what stands there") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is not YAML in UTF-8 ({' '.join(str(error).split())})") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as YAML in UTF-8 ({' '.join(str(error).split())})") from None
     if not isinstance(tree, list) or not tree:
         raise UserError(f"{path}: must be a list with at least one item, each starting with `- `")
     try:

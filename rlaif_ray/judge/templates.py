@@ -1,9 +1,9 @@
-"""Judge prompts: Jinja files, rendered in a sandbox, with every text under judgement fenced as data.
+"""Judge prompts: questions on pairs and on single answers, from template files, with what is judged fenced as data.
 
-A file holds blocks and constants, and nothing else counts. The question is its `system` block, where there is one, and
-its `user` block; an ending follows, by the way of asking: `choose` or `score`, `reason`, `state`. Endings that a file
-does not write come from `templates/base`. A file is checked when it is loaded, by reading it and by a trial, so that
-a bad one is refused before anything is asked. What stands in a fence is never evaluated and cannot end its fence.
+The question is a file's `system` block, where it has one, and its `user` block; an ending follows, by the way of
+asking: `choose` or `score`, `reason`, `state`. Endings that a file does not write come from `templates/base`. A file
+is tried when it is loaded, so that a bad one is refused before anything is asked. What stands in a fence is never
+evaluated and cannot end its fence.
 """
 
 from __future__ import annotations
@@ -13,22 +13,18 @@ import itertools
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from jinja2 import StrictUndefined, meta, nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from rlaif_ray.config import UserError
 from rlaif_ray.judge.material import LEVELS, NO_MATERIAL, Criterion, Example, Material, Principle
 from rlaif_ray.judge.request import Form
+from rlaif_ray.judge.template_files import SHIPPED, TemplateFile
 from rlaif_ray.records import Message, Order, Pair, Prompt
 
-SHIPPED = Path(__file__).parent / "templates"
 SHIPPED_SCORES = SHIPPED / "scores"
 
 _PAIR_VARIABLES = frozenset({"prompt", "first", "second", "labels", "examples", "criteria", "principle", "form"})
@@ -115,17 +111,21 @@ class ShownExample:
 
 class Template:
     """A loaded pair template. `hash` names its content and that of all files it stands on; `reasons` says whether
-    the file itself asks for reasoning before the verdict."""
+    the file itself asks for reasoning before the verdict.
 
-    def __init__(self, source: _Source) -> None:
-        self._source = source
-        self.name = source.path.stem
-        self.hash = source.hash
-        self.shows = frozenset(source.used)
-        self.reasons: bool = source.constants.get("reasons") is True
-        self.labels = _labels(source)
-        self.choose_after = source.render(["choose_after"], {"labels": self.labels})
-        self.verdict_only = source.render(["verdict_only"], {"labels": self.labels})
+    `labels` is what the judge says for the answer shown first and for the second. `choose_after` is the user's turn
+    after the judge's own reasoning, and `verdict_only` that of the one reformatting call: both ask for the label
+    alone. `verdict_schema` is the JSON schema of a stated verdict, with its reasoning first.
+    """
+
+    def __init__(self, file: TemplateFile) -> None:
+        self.file = file
+        self.name = file.path.stem
+        self.hash = file.hash
+        self.reasons: bool = file.constants.get("reasons") is True
+        self.labels = _labels(file)
+        self.choose_after = file.render(["choose_after"], {"labels": self.labels})
+        self.verdict_only = file.render(["verdict_only"], {"labels": self.labels})
         self.verdict_schema = _schema("verdict", {"type": "string", "enum": list(self.labels)})
         self._examples: dict[str, tuple[ShownExample, ...]] = {}
         self._try()
@@ -138,8 +138,11 @@ class Template:
 
     def require(self, material: Material) -> None:
         """Raises UserError where the template would leave out what a config names for its judge to read."""
-        _refuse_unshown(self._source, {"examples": material.examples, "criteria": material.criteria})
-        _refuse_unshown(self._source, {"principle": material.principles})
+        for key, variable in (("examples", "examples"), ("criteria", "criteria"), ("principles", "principle")):
+            if getattr(material, key) and variable not in self.file.used:
+                raise UserError(
+                    f"{self.file.path}: does not show `{variable}`; show it, or take judge.{key} out of the config"
+                )
 
     def examples(self, material: Material) -> tuple[ShownExample, ...]:
         """The examples as shown: the better answer first and second by turns, each fenced by a mark of its own, so
@@ -167,98 +170,96 @@ class Template:
     def _try(self) -> None:
         """Renders all that can be asked, with material and without. Raises UserError where a text is not shown whole,
         once and in its place, or where a label is never named."""
-        for material, principle in ((NO_MATERIAL, None), (_TRIAL_MATERIAL, _TRIAL_MATERIAL.principles[0])):
+        for material, principle in _TRIALS:
             question = self.question(_TRIAL_PAIR, Order.AB, material=material, principle=principle)
-            conversations = [question.choose(), question.reason(), *(question.state(form) for form in _STATED)]
-            for messages in conversations:
-                _refuse_misplaced(self._source, messages, question.fenced)
-            words = "\n".join(message.content for message in conversations[0])
+            choose = question.choose()
+            for messages in (choose, question.reason(), *(question.state(form) for form in _STATED)):
+                _refuse_misplaced(self.file, messages, question.fenced)
+            words = "\n".join(message.content for message in choose)
             for text in question.fenced.values():
                 words = words.replace(text, "")
             for label in self.labels:
                 if not re.search(rf"(?<!\w){re.escape(label)}(?!\w)", words):
-                    raise UserError(f"{self._source.path}: never says {label!r}, one of its labels; name both")
+                    raise UserError(f"{self.file.place('labels')}: the question never says {label!r}; name both labels")
 
 
+@dataclass(frozen=True)
 class PairQuestion:
     """Which of two answers is better, in one presentation order: conversations that end in each way of asking."""
 
-    def __init__(
-        self, template: Template, pair: Pair, order: Order, material: Material, principle: Principle | None
-    ) -> None:
-        self._template = template
-        self._pair = pair
-        self._order = order
-        self._material = material
-        self._principle = principle
+    template: Template
+    pair: Pair
+    order: Order
+    material: Material
+    principle: Principle | None
 
     @property
     def labels(self) -> tuple[str, str]:
-        """What the judge says for the answer shown first and for the second."""
-        return self._template.labels
+        return self.template.labels
 
     @property
     def choose_after(self) -> str:
-        """The user's turn after the judge's own reasoning: asks for the label alone."""
-        return self._template.choose_after
+        return self.template.choose_after
 
     @property
     def verdict_only(self) -> str:
-        """The user's turn of the one reformatting call: asks for the label alone."""
-        return self._template.verdict_only
+        return self.template.verdict_only
 
     @property
     def verdict_schema(self) -> str:
-        """JSON schema of a stated verdict, with its reasoning first."""
-        return self._template.verdict_schema
+        return self.template.verdict_schema
+
+    def choose(self) -> tuple[Message, ...]:
+        """Asks for the label alone."""
+        return _conversation(self.template.file, "choose", self._variables)
+
+    def reason(self) -> tuple[Message, ...]:
+        """Asks for reasoning without a verdict."""
+        return _conversation(self.template.file, "reason", self._variables)
+
+    def state(self, form: Form) -> tuple[Message, ...]:
+        """Asks for reasoning and then the verdict: as JSON for SCHEMA and TOOL, as a last line for TEXT."""
+        return _conversation(self.template.file, "state", self._variables | {"form": form.value})
 
     @cached_property
     def fenced(self) -> dict[str, str]:
         """The texts under judgement as they stand in every conversation, by the names that templates use."""
-        first, second = self._pair.response_a, self._pair.response_b
-        if self._order is Order.BA:
-            first, second = second, first
-        return dict(zip(("prompt", "first", "second"), _fenced(self._pair.prompt.text, first, second), strict=True))
+        answers = (self.pair.response_a, self.pair.response_b)
+        first, second = {Order.AB: answers, Order.BA: answers[::-1]}[self.order]
+        return dict(zip(("prompt", "first", "second"), _fenced(self.pair.prompt.text, first, second), strict=True))
 
     @cached_property
     def _variables(self) -> dict[str, Any]:
         return {
             **self.fenced,
             "labels": self.labels,
-            "examples": self._template.examples(self._material),
-            "criteria": self._material.criteria,
-            "principle": self._principle.text if self._principle else None,
+            "examples": self.template.examples(self.material),
+            "criteria": self.material.criteria,
+            "principle": self.principle.text if self.principle else None,
         }
-
-    def choose(self) -> tuple[Message, ...]:
-        """Asks for the label alone."""
-        return self._template._source.conversation("choose", self._variables)
-
-    def reason(self) -> tuple[Message, ...]:
-        """Asks for reasoning without a verdict."""
-        return self._template._source.conversation("reason", self._variables)
-
-    def state(self, form: Form) -> tuple[Message, ...]:
-        """Asks for reasoning and then the verdict: as JSON for SCHEMA and TOOL, as a last line for TEXT."""
-        return self._template._source.conversation("state", self._variables | {"form": form.value})
 
 
 class ScoreTemplate:
-    """A loaded template that asks for a score of one answer on `scale`, a range of integers. `hash` names its content
-    and that of all files it stands on; `rubric` says whether it asks about one criterion of a rubric at a time."""
+    """A loaded template that asks for a score of one answer. `hash` names its content and that of all files it stands
+    on; `rubric` says whether it asks about one criterion of a rubric at a time.
 
-    def __init__(self, source: _Source) -> None:
-        self._source = source
-        self.name = source.path.stem
-        self.hash = source.hash
-        self.scale = _scale(source)
-        self.rubric = "criterion" in source.used
-        self.verdict_only = source.render(["verdict_only"], {"scale": self.scale})
-        self.verdict_schema = _schema("score", {"type": "integer", "minimum": self.scale[0], "maximum": self.scale[1]})
+    `scale` is the lowest and the highest score. `verdict_only` is the user's turn of the one reformatting call: it
+    asks for the number alone. `verdict_schema` is the JSON schema of a stated score, with its reasoning first.
+    """
+
+    def __init__(self, file: TemplateFile) -> None:
+        self.file = file
+        self.name = file.path.stem
+        self.hash = file.hash
+        self.rubric = "criterion" in file.used
+        self.scale = _scale(file)
         if self.rubric and self.scale != (LEVELS[0], LEVELS[-1]):
             raise UserError(
-                f"{source.path}: shows `criterion`, whose levels are 1 to 5; write {{% set scale = [1, 5] %}}"
+                f"{file.path}: shows `criterion`, whose levels are 1 to 5; write {{% set scale = [1, 5] %}}"
             )
+        self.verdict_only = file.render(["verdict_only"], {"scale": self.scale})
+        points = list(range(self.scale[0], self.scale[1] + 1))
+        self.verdict_schema = _schema("score", {"type": "integer", "enum": points})
         self._try()
 
     def question(
@@ -270,308 +271,127 @@ class ScoreTemplate:
         principle: Principle | None = None,
         criterion: Criterion | None = None,
     ) -> ScoreQuestion:
-        """The question on one answer; `criterion` is for the templates that ask about one. Nothing is rendered before
-        it is asked for."""
+        """The question on one answer, and on one criterion where `rubric`. Nothing is rendered before it is asked
+        for. Raises UserError where a criterion is needed and there is none."""
+        if self.rubric and criterion is None:
+            raise UserError(f"{self.file.path}: shows `criterion`, so it can only ask about a rubric's criteria")
         return ScoreQuestion(self, prompt, answer, material, principle, criterion)
 
-    def require(self, material: Material) -> None:
-        """Raises UserError where the template would leave out what a config names for its judge to read."""
-        _refuse_unshown(self._source, {"examples": material.examples, "criteria": material.criteria})
-        _refuse_unshown(self._source, {"principle": material.principles, "criterion": material.rubric})
-
     def _try(self) -> None:
-        criterion = _TRIAL_MATERIAL.rubric[0] if self.rubric else None
-        for material, principle in ((NO_MATERIAL, None), (_TRIAL_MATERIAL, _TRIAL_MATERIAL.principles[0])):
+        for material, principle in _TRIALS:
             question = self.question(
                 _TRIAL_PAIR.prompt,
                 _TRIAL_PAIR.response_a,
                 material=material,
                 principle=principle,
-                criterion=criterion,
+                criterion=_TRIAL_CRITERION if self.rubric else None,
             )
             for messages in (question.score(), *(question.state(form) for form in _STATED)):
-                _refuse_misplaced(self._source, messages, question.fenced)
+                _refuse_misplaced(self.file, messages, question.fenced)
 
 
+@dataclass(frozen=True)
 class ScoreQuestion:
     """How good one answer is on a scale of integers: conversations that end in each way of asking."""
 
-    def __init__(
-        self,
-        template: ScoreTemplate,
-        prompt: Prompt,
-        answer: str,
-        material: Material,
-        principle: Principle | None,
-        criterion: Criterion | None,
-    ) -> None:
-        self._template = template
-        self._prompt = prompt
-        self._answer = answer
-        self._material = material
-        self._principle = principle
-        self._criterion = criterion
+    template: ScoreTemplate
+    prompt: Prompt
+    answer: str
+    material: Material
+    principle: Principle | None
+    criterion: Criterion | None
 
     @property
     def scale(self) -> tuple[int, int]:
-        """The lowest and the highest score."""
-        return self._template.scale
+        return self.template.scale
 
     @property
     def verdict_only(self) -> str:
-        """The user's turn of the one reformatting call: asks for the number alone."""
-        return self._template.verdict_only
+        return self.template.verdict_only
 
     @property
     def verdict_schema(self) -> str:
-        """JSON schema of a stated score, with its reasoning first."""
-        return self._template.verdict_schema
+        return self.template.verdict_schema
+
+    def score(self) -> tuple[Message, ...]:
+        """Asks for the number alone."""
+        return _conversation(self.template.file, "score", self._variables)
+
+    def state(self, form: Form) -> tuple[Message, ...]:
+        """Asks for reasoning and then the score: as JSON for SCHEMA and TOOL, as a last line for TEXT."""
+        return _conversation(self.template.file, "state", self._variables | {"form": form.value})
 
     @cached_property
     def fenced(self) -> dict[str, str]:
         """The texts under judgement as they stand in every conversation, by the names that templates use."""
-        return dict(zip(("prompt", "answer"), _fenced(self._prompt.text, self._answer), strict=True))
+        return dict(zip(("prompt", "answer"), _fenced(self.prompt.text, self.answer), strict=True))
 
     @cached_property
     def _variables(self) -> dict[str, Any]:
         return {
             **self.fenced,
             "scale": self.scale,
-            "criteria": self._material.criteria,
-            "principle": self._principle.text if self._principle else None,
-            "criterion": self._criterion,
+            "criteria": self.material.criteria,
+            "principle": self.principle.text if self.principle else None,
+            "criterion": self.criterion,
         }
-
-    def score(self) -> tuple[Message, ...]:
-        """Asks for the number alone."""
-        return self._template._source.conversation("score", self._variables)
-
-    def state(self, form: Form) -> tuple[Message, ...]:
-        """Asks for reasoning and then the score: as JSON for SCHEMA and TOOL, as a last line for TEXT."""
-        return self._template._source.conversation("state", self._variables | {"form": form.value})
 
 
 def load_template(name: str) -> Template:
     """A shipped pair template by name, or a user's by path. Raises UserError naming the file and the line."""
-    path = _find(name, SHIPPED)
-    return Template(_Source(path, "base/endings.j2", _PAIR_VARIABLES))
+    path = _find(name, "template", SHIPPED)
+    return Template(_with_question(TemplateFile(path, "base/endings.j2", _PAIR_VARIABLES)))
 
 
 def load_score_template(name: str) -> ScoreTemplate:
     """A shipped score template by name, or a user's by path. Raises UserError naming the file and the line."""
-    path = _find(name, SHIPPED_SCORES)
-    return ScoreTemplate(_Source(path, "base/score_endings.j2", _SCORE_VARIABLES))
+    path = _find(name, "score_template", SHIPPED_SCORES)
+    return ScoreTemplate(_with_question(TemplateFile(path, "base/score_endings.j2", _SCORE_VARIABLES)))
 
 
-def _find(name: str, shipped: Path) -> Path:
+def _find(name: str, key: str, shipped: Path) -> Path:
     path = shipped / f"{name}.j2"
     if path.is_file():
         return path
     if Path(name).is_file():
         return Path(name)
     names = ", ".join(sorted(file.stem for file in shipped.glob("*.j2")))
-    raise UserError(f"judge.template: no file {name!r} and no shipped template of that name ({names})")
+    raise UserError(f"judge.{key}: no file {name!r} and no shipped template of that name ({names})")
 
 
-# What Jinja of a user's own may raise while it is rendered.
-_RENDERING_ERRORS = (
-    jinja2.TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
+def _with_question(file: TemplateFile) -> TemplateFile:
+    if "user" not in file:
+        raise UserError(f"{file.path}: has no `user` block; write {{% block user %}}...{{% endblock %}}")
+    return file
 
 
-class _Source:
-    """A template's file with all files that it stands on: its blocks, its constants, and how to render them.
-
-    `used` names the variables that it may show, `hash` the content of every file.
-    """
-
-    def __init__(self, path: Path, endings: str, variables: frozenset[str]) -> None:
-        self.path = path
-        # Shipped names come first, so that a user's quality.j2 can extend the shipped one.
-        self._loader = jinja2.FileSystemLoader([SHIPPED, path.parent])
-        self._environment = _environment(self._loader)
-        self._trees: dict[str, nodes.Template] = {}
-        self._paths: dict[str, str] = {}
-        digest = hashlib.sha256()
-        waiting = [str(path), endings]
-        while waiting:
-            name = waiting.pop(0)
-            if name not in self._trees:
-                text, tree = self._parse(name)
-                digest.update(f"{len(text)}\0{text}".encode())
-                waiting += self._references(name, tree)
-        self.hash = digest.hexdigest()[:16]
-
-        chain = [*self._chain(str(path)), endings]
-        self.constants: dict[str, Any] = {}
-        for name in reversed(chain):
-            self.constants |= self._constants(name)
-        self.used = {
-            used for name in self._trees for used in self._variables_of(name, variables | self.constants.keys())
-        }
-        self._blocks: dict[str, list[Any]] = {}
-        for name in chain:
-            for block, render in self._compiled(name).blocks.items():
-                self._blocks.setdefault(block, []).append(render)
-        if "user" not in self._blocks:
-            raise UserError(f"{path}: has no `user` block; write {{% block user %}}...{{% endblock %}}")
-
-    def conversation(self, ending: str, variables: Mapping[str, Any]) -> tuple[Message, ...]:
-        """The question, ending in one way of asking. Raises UserError naming the file and the line."""
-        user = Message("user", self.render(["user", ending], variables))
-        system = self.render(["system"], variables) if "system" in self._blocks else ""
-        return (Message("system", system), user) if system else (user,)
-
-    def render(self, blocks: Sequence[str], variables: Mapping[str, Any]) -> str:
-        """Blocks one after another. Raises UserError naming the file and the line."""
-        known = {**self._environment.globals, **self.constants, **variables}
-        context = self._environment.context_class(self._environment, known, str(self.path), {})
-        context.blocks = self._blocks
-        try:
-            return "".join(part for block in blocks for part in self._blocks[block][0](context)).strip()
-        except _RENDERING_ERRORS as error:
-            raise UserError(f"{self._place(error)}: {_one_line(error)}") from None
-
-    def _parse(self, name: str) -> tuple[str, nodes.Template]:
-        try:
-            if name == str(self.path):
-                text, file = self.path.read_text(encoding="utf-8"), name
-            else:
-                text, found, _ = self._loader.get_source(self._environment, name)
-                file = found or name
-            self._paths[name] = file
-            self._trees[name] = self._environment.parse(text, name, file)
-        except jinja2.TemplateSyntaxError as error:
-            raise UserError(f"{file}, line {error.lineno}: {error.message}") from None
-        except jinja2.TemplateNotFound:
-            raise UserError(f"{self.path}: stands on {name!r}, which is neither shipped nor beside it") from None
-        except UnicodeDecodeError:
-            raise UserError(f"{self.path}: is not text in UTF-8") from None
-        return text, self._trees[name]
-
-    def _references(self, name: str, tree: nodes.Template) -> list[str]:
-        references = list(meta.find_referenced_templates(tree))
-        if None in references:
-            raise UserError(f"{self._paths[name]}: stands on a file whose name is computed; write its name in quotes")
-        return [reference for reference in references if reference is not None]
-
-    def _chain(self, name: str) -> list[str]:
-        """The file and those that it extends, the last first to be stood on."""
-        chain = [name]
-        while parent := self._trees[chain[-1]].find(nodes.Extends):
-            assert isinstance(parent.template, nodes.Const)
-            if parent.template.value in chain:
-                raise UserError(f"{self._paths[name]}, line {parent.lineno}: extends itself")
-            chain.append(parent.template.value)
-        return chain
-
-    def _constants(self, name: str) -> dict[str, Any]:
-        """What a file sets outside of its blocks. Raises UserError where anything else stands there."""
-        constants = {}
-        for node in self._trees[name].body:
-            if isinstance(node, nodes.Assign) and isinstance(node.target, nodes.Name):
-                assert isinstance(node.node, nodes.Expr)
-                try:
-                    constants[node.target.name] = node.node.as_const()
-                except nodes.Impossible:
-                    raise UserError(
-                        f"{self._paths[name]}, line {node.lineno}: {node.target.name} must be a constant"
-                    ) from None
-            elif not isinstance(node, (nodes.Block, nodes.Extends)) and (line := _first_line(node)):
-                raise UserError(
-                    f"{self._paths[name]}, line {line}: stands outside of every block, where it would be left out; "
-                    "move it into one"
-                )
-        return constants
-
-    def _variables_of(self, name: str, known: Set[str]) -> set[str]:
-        """The variables that a file takes from outside. Raises UserError where no question has one of them."""
-        tree = self._trees[name]
-        try:
-            variables = meta.find_undeclared_variables(tree)
-        except jinja2.TemplateSyntaxError as error:
-            raise UserError(f"{self._paths[name]}, line {error.lineno}: {error.message}") from None
-        for node in tree.find_all(nodes.Name):
-            if node.name in variables - known:
-                raise UserError(
-                    f"{self._paths[name]}, line {node.lineno}: {node.name!r} is undefined; "
-                    f"known here: {', '.join(sorted(known))}"
-                )
-        return variables
-
-    def _compiled(self, name: str) -> jinja2.Template:
-        try:
-            code = self._environment.compile(self._trees[name], name, self._paths[name])
-        except jinja2.TemplateSyntaxError as error:
-            raise UserError(f"{self._paths[name]}, line {error.lineno}: {error.message}") from None
-        return jinja2.Template.from_code(self._environment, code, self._environment.make_globals(None))
-
-    def _place(self, error: BaseException) -> str:
-        """The file and the line that an error comes from."""
-        place = str(self.path)
-        trace = error.__traceback__
-        while trace is not None:
-            template = trace.tb_frame.f_globals.get("__jinja_template__")
-            if isinstance(template, jinja2.Template):
-                place = f"{template.filename}, line {template.get_corresponding_lineno(trace.tb_lineno)}"
-            trace = trace.tb_next
-        return place
+def _conversation(file: TemplateFile, ending: str, variables: Mapping[str, Any]) -> tuple[Message, ...]:
+    user = Message("user", file.render(["user", ending], variables))
+    system = file.render(["system"], variables) if "system" in file else ""
+    return (Message("system", system), user) if system else (user,)
 
 
-def _environment(loader: jinja2.BaseLoader) -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=loader,
-    )
-    # The same question must be the same prompt.
-    del environment.globals["lipsum"], environment.filters["random"]
-    return environment
-
-
-def _first_line(node: nodes.Node) -> int | None:
-    """Where something other than white space begins, if it does."""
-    if isinstance(node, nodes.Output) and isinstance(node.nodes[0], nodes.TemplateData):
-        data = node.nodes[0].data
-        if not data.strip():
-            return node.nodes[1].lineno if len(node.nodes) > 1 else None
-        return node.lineno + data[: len(data) - len(data.lstrip())].count("\n")
-    return node.lineno
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _labels(source: _Source) -> tuple[str, str]:
+def _labels(file: TemplateFile) -> tuple[str, str]:
     """The two labels of a pair template, of which neither may be taken for the other. Raises UserError."""
-    labels = source.constants.get("labels")
-    if not (
-        isinstance(labels, list) and len(labels) == 2 and all(isinstance(label, str) and label for label in labels)
-    ):
-        raise UserError(f'{source.path}: must name its two labels at the top, such as {{% set labels = ["1", "2"] %}}')
+    labels = file.constants.get("labels")
+    if not (isinstance(labels, list) and len(labels) == 2 and all(isinstance(label, str) for label in labels)):
+        raise UserError(
+            f'{file.place("labels")}: must name two labels at the top, such as {{% set labels = ["1", "2"] %}}'
+        )
     first, second = labels
-    if any(label != label.strip() for label in labels):
-        raise UserError(f"{source.path}: labels {first!r} and {second!r} must not begin or end with white space")
+    if any(not label or label != label.strip() for label in labels):
+        raise UserError(f"{file.place('labels')}: a label must not be empty, nor begin or end with white space")
     if first.casefold().startswith(second.casefold()) or second.casefold().startswith(first.casefold()):
         raise UserError(
-            f"{source.path}: labels {first!r} and {second!r} cannot be told apart, as one begins the other; "
+            f"{file.place('labels')}: {first!r} and {second!r} cannot be told apart, as one begins the other; "
             'write others, such as ["1", "2"]'
         )
     return first, second
 
 
-def _scale(source: _Source) -> tuple[int, int]:
+def _scale(file: TemplateFile) -> tuple[int, int]:
     """The scale of a score template. Raises UserError."""
-    scale = source.constants.get("scale")
+    scale = file.constants.get("scale")
     if not (
         isinstance(scale, list)
         and len(scale) == 2
@@ -579,7 +399,8 @@ def _scale(source: _Source) -> tuple[int, int]:
         and 0 <= scale[0] < scale[1] <= 100
     ):
         raise UserError(
-            f"{source.path}: must name its lowest and highest score at the top, such as {{% set scale = [1, 10] %}}"
+            f"{file.place('scale')}: must name its lowest and highest score at the top, such as "
+            "{% set scale = [1, 10] %}"
         )
     return scale[0], scale[1]
 
@@ -594,23 +415,14 @@ def _schema(name: str, verdict: dict[str, Any]) -> str:
     return json.dumps(schema, ensure_ascii=False)
 
 
-def _refuse_unshown(source: _Source, given: Mapping[str, Sequence[Any]]) -> None:
-    for variable, items in given.items():
-        if items and variable not in source.used:
-            raise UserError(
-                f"{source.path}: never shows `{variable}`, though the config gives one; show it, or take it out of the "
-                "config"
-            )
-
-
-def _refuse_misplaced(source: _Source, messages: Sequence[Message], fenced: Mapping[str, str]) -> None:
+def _refuse_misplaced(file: TemplateFile, messages: Sequence[Message], fenced: Mapping[str, str]) -> None:
     *before, user = messages
     places = [user.content.find(text) for text in fenced.values()]
     for name, text in fenced.items():
         if user.content.count(text) != 1 or any(text in message.content for message in before):
-            raise UserError(f"{source.path}: must show `{name}` once in `user`, whole and as it is")
+            raise UserError(f"{file.place('user')}: must show `{name}` once in `user`, whole and as it is")
     if places[-2:] != sorted(places[-2:]):
-        raise UserError(f"{source.path}: must show `first` before `second`")
+        raise UserError(f"{file.place('user')}: must show `first` before `second`")
 
 
 _STATED = (Form.TEXT, Form.SCHEMA, Form.TOOL)
@@ -618,12 +430,12 @@ _STATED = (Form.TEXT, Form.SCHEMA, Form.TOOL)
 # Long, and changed by every filter that could change a text.
 _TRIAL_TEXT = '  <Trial> & "text"\n\n\twith  spaces, Umlauts: Ä, and a tail\n' + "of words " * 1_000 + "\n"
 _TRIAL_PAIR = Pair("trial", Prompt("trial", "Asked" + _TRIAL_TEXT), "One" + _TRIAL_TEXT, "Other" + _TRIAL_TEXT)
+_TRIAL_CRITERION = Criterion(name="Name", question="Question?", levels=dict.fromkeys(LEVELS, "Level."))
 _TRIAL_MATERIAL = Material(
     examples=(
         Example(prompt="Asked", answer_a="One", answer_b="Other", better="a", rationale="Reasons."),
         Example(prompt="Asked", answer_a="Another", answer_b="Other", better="a"),
     ),
     criteria=("Criterion.",),
-    rubric=(Criterion(name="Name", question="Question?", levels=dict.fromkeys(LEVELS, "Level.")),),
-    principles=(Principle(id="principle", text="Principle."),),
 )
+_TRIALS = ((NO_MATERIAL, None), (_TRIAL_MATERIAL, Principle(id="principle", text="Principle.")))

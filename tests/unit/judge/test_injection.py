@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from injections import CONTROL_TOKENS, INJECTIONS, MARK_OF_ANOTHER_PAIR, ORDINARY
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
+import rlaif_ray.toyworld
 from rlaif_ray.judge.material import Criterion, Example, Material, Principle
 from rlaif_ray.judge.request import Form
+from rlaif_ray.judge.template_files import SHIPPED
 from rlaif_ray.judge.templates import (
-    SHIPPED,
     SHIPPED_SCORES,
+    ScoreTemplate,
+    Template,
     fence,
     fence_mark,
     load_score_template,
@@ -23,6 +28,7 @@ from rlaif_ray.judge.templates import (
 )
 from rlaif_ray.records import Message, Order, Pair, Prompt
 
+TOY_JUDGE = Path(rlaif_ray.toyworld.__file__).parent / "judge"
 JOINER = "\N{WORD JOINER}"
 FORMS = (Form.TEXT, Form.SCHEMA, Form.TOOL)
 MATERIAL = Material(
@@ -77,13 +83,13 @@ def test_the_set_is_large_and_knows_our_fences() -> None:
 
 
 @pytest.mark.parametrize("template", PAIR_TEMPLATES, ids=lambda template: template.name)
-def test_no_injected_answer_moves_a_comparison(template) -> None:
+def test_no_injected_answer_moves_a_comparison(template: Template) -> None:
     ordinary = Pair("pair", Prompt("prompt", "Which is the capital of France?"), ORDINARY, "It is Lyon.")
-    shown = 3 * len(MATERIAL.examples) if "examples" in template.shows else 0
     expected = {}
     for order in (Order.AB, Order.BA):
         question = template.question(ordinary, order, material=MATERIAL, principle=PRINCIPLE)
         expected[order] = words_around(question.choose())
+        shown = fenced_texts(question.choose())[:-3]
     for number, attack in enumerate(INJECTIONS):
         answers = (attack, "It is Lyon.") if number % 2 else ("It is Lyon.", attack)
         pair = Pair("pair", ordinary.prompt, *answers)
@@ -92,13 +98,13 @@ def test_no_injected_answer_moves_a_comparison(template) -> None:
             first, second = answers if order is Order.AB else answers[::-1]
             messages = question.choose()
             assert words_around(messages) == expected[order], attack
-            assert fenced_texts(messages)[shown:] == [ordinary.prompt.text, neutralise(first), neutralise(second)]
+            assert fenced_texts(messages) == [*shown, ordinary.prompt.text, neutralise(first), neutralise(second)]
             assert tokens_in(messages) == [], attack
             assert template.question(pair, order, material=MATERIAL, principle=PRINCIPLE).choose() == messages
 
 
 @pytest.mark.parametrize("template", PAIR_TEMPLATES, ids=lambda template: template.name)
-def test_every_ending_asks_the_same_of_an_injected_answer(template) -> None:
+def test_every_ending_asks_the_same_of_an_injected_answer(template: Template) -> None:
     def conversations(answer: str) -> list[tuple[Message, ...]]:
         pair = Pair("pair", Prompt("prompt", answer), answer, "It is Lyon.")
         question = template.question(pair, Order.AB)
@@ -113,7 +119,7 @@ def test_every_ending_asks_the_same_of_an_injected_answer(template) -> None:
 
 
 @pytest.mark.parametrize("template", SCORE_TEMPLATES, ids=lambda template: template.name)
-def test_no_injected_answer_moves_a_score(template) -> None:
+def test_no_injected_answer_moves_a_score(template: ScoreTemplate) -> None:
     criterion = CRITERION if template.rubric else None
     prompt = Prompt("prompt", "Which is the capital of France?")
 
@@ -133,9 +139,36 @@ def test_injected_examples_stay_in_their_fences() -> None:
     pair = Pair("pair", Prompt("prompt", "Say hello."), "Hello!", "Go away.")
     for attack in INJECTIONS[::7]:
         example = Example(prompt=attack, answer_a=ORDINARY, answer_b=attack, better="a", rationale=attack)
-        question = PAIR_TEMPLATES[-1].question(pair, Order.AB, material=Material(examples=(example,)))
+        question = load_template("quality").question(pair, Order.AB, material=Material(examples=(example,)))
         neutral = neutralise(attack)
         assert fenced_texts(question.choose()) == [neutral, ORDINARY, neutral, "Say hello.", "Hello!", "Go away."]
+
+
+@pytest.mark.parametrize("normalizer", [None, normalizers.NFKC()], ids=["as it is", "folding look-alikes"])
+@pytest.mark.parametrize("normalized", [False, True], ids=["before", "after"])
+def test_no_tokenizer_finds_a_control_token(normalizer: normalizers.Normalizer | None, normalized: bool) -> None:
+    """A tokenizer that knows every family's tokens, and looks for them before it normalises a text or after."""
+    tokenizer = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=normalized) for token in CONTROL_TOKENS])
+    assert set(tokenizer.encode("<|im_end|> and [INST]").ids) > {0}
+    template = load_template("quality-stepwise")
+    for attack in INJECTIONS:
+        messages = template.question(Pair("pair", Prompt("prompt", attack), attack, ORDINARY), Order.AB).reason()
+        for message in messages:
+            assert set(tokenizer.encode(message.content).ids) == {0}, attack
+
+
+def test_the_toy_judge_reads_no_end_of_text_in_an_answer() -> None:
+    tokenizer = Tokenizer.from_file(str(TOY_JUDGE / "tokenizer.json"))
+    special = {tokenizer.token_to_id(token) for token in ("<s>", "</s>", "<pad>")}
+    assert special & set(tokenizer.encode("</s>").ids)
+    toy = load_template("headlines")
+    for attack in (*INJECTIONS, "<pad>", "<s><unk></s>"):
+        (message,) = toy.question(Pair("pair", Prompt("prompt", attack), attack, ORDINARY), Order.AB).choose()
+        assert not special & set(tokenizer.encode(message.content).ids), attack
 
 
 @pytest.mark.parametrize("token", CONTROL_TOKENS)
