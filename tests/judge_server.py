@@ -22,7 +22,7 @@ import tempfile
 import time
 import urllib.request
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -484,6 +484,13 @@ class StrictServer:
 
 def read_bill(log: Path) -> list[BillLine]:
     return [BillLine(*json.loads(line)) for line in log.read_text().splitlines()]
+
+
+def admitted(bill: Sequence[BillLine]) -> tuple[int, int, float]:
+    """Requests and tokens that the server admitted after the first and up to the last, and seconds between these
+    two: what was used of what that time permits."""
+    lines = sorted((line for line in bill if line.tokens), key=lambda line: line.arrived)
+    return len(lines) - 1, sum(line.tokens for line in lines[1:]), lines[-1].arrived - lines[0].arrived
 
 
 @contextmanager

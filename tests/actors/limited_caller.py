@@ -6,12 +6,10 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Sequence
 from itertools import count
 
 import openai
 import ray
-from judge_server import BillLine
 
 from actors.limiter import Limiter
 from rlaif_ray.config import EndpointConfig
@@ -77,10 +75,3 @@ class LimitedCaller:
             assert usage is not None
             self._answered += 1
             self._limiter.replied(lease, Usage(usage.prompt_tokens, usage.completion_tokens), response.headers)
-
-
-def admitted(bill: Sequence[BillLine]) -> tuple[int, int, float]:
-    """Requests and tokens that the server admitted after the first and up to the last, and seconds between these
-    two: what was used of what that time permits."""
-    lines = sorted((line for line in bill if line.tokens), key=lambda line: line.arrived)
-    return len(lines) - 1, sum(line.tokens for line in lines[1:]), lines[-1].arrived - lines[0].arrived
