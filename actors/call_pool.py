@@ -8,7 +8,6 @@ its owner's event loop, and what goes wrong in its tasks reaches `ask` through t
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 import time
@@ -27,11 +26,10 @@ from actors.limiter import Limiter
 from actors.spawn import spawn
 from rlaif_ray.config import EndpointConfig, Stopped, UserError
 from rlaif_ray.judge.autoscale import Bounds, Load, wanted_actors
-from rlaif_ray.judge.ledger import Account, Refusal, local_endpoint
+from rlaif_ray.judge.ledger import Account, NotInLedger, Refusal
 from rlaif_ray.judge.prices import Price, worst_cost_usd
-from rlaif_ray.judge.request import Answer, Reply, Request, call_key
+from rlaif_ray.judge.request import Answer, Reply, Request, call_key, endpoint_identity
 from rlaif_ray.records import Outcome
-from rlaif_ray.toyworld.headlines import model_path
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +170,7 @@ class CallPool:
         if self._fault is not None:
             raise self._fault
         if self._replay:
-            raise UserError(
+            raise NotInLedger(
                 f"judge.replay: the ledger holds no reply of {self._endpoint.model} to call {call.key[:12]} "
                 f"({call.purpose}); run once without judge.replay to buy what is missing"
             )
@@ -349,16 +347,6 @@ class CallPool:
         self._queue.clear()
         for worker in list(self._workers):
             self._dismiss(worker, keep=asyncio.current_task())
-
-
-def endpoint_identity(endpoint: EndpointConfig) -> str:
-    """What stands for the endpoint in a call's identity: its address and what every request to it carries, or what
-    lies in a local model's directory."""
-    if endpoint.base_url is None:
-        return local_endpoint(model_path(endpoint.model))
-    if not endpoint.extra_body:
-        return endpoint.base_url
-    return f"{endpoint.base_url} {json.dumps(endpoint.extra_body, sort_keys=True)}"
 
 
 def cause_of(error: Exception) -> Exception:

@@ -17,11 +17,12 @@ from ray.exceptions import RayTaskError
 from actors.call_pool import CallPool, cause_of
 from actors.ledger import LedgerHandle, ledger_here
 from actors.spawn import spawn
-from rlaif_ray.config import ActorResources, JudgeConfig, Stopped, UserError
+from rlaif_ray.config import ActorResources, JudgeConfig, Stopped
 from rlaif_ray.judge.guard import abstention_stop, abstention_warning
 from rlaif_ray.judge.ledger import Account, LedgerTotals
+from rlaif_ray.judge.offline import prices_of
 from rlaif_ray.judge.panel import Panel, judges_of
-from rlaif_ray.judge.prices import Price, load_prices, price_of
+from rlaif_ray.judge.prices import Price
 from rlaif_ray.judge.progress import JudgeProgress
 from rlaif_ray.judge.request import Answer, Request
 from rlaif_ray.records import AnswerScore, Judgement, Outcome, Pair, Preference, Prompt
@@ -80,7 +81,7 @@ class JudgePool:
         ]
         self._window = asyncio.Semaphore(_PAIRS_AT_A_TIME)
         self._outcomes: Counter[Outcome] = Counter()
-        self._cached = 0
+        self._pairs = self._cached = 0
         self._warned = False
 
     async def label(self, pairs: Sequence[Pair], purpose: str) -> list[Preference]:
@@ -96,6 +97,7 @@ class JudgePool:
 
     async def progress(self) -> JudgeProgress:
         return JudgeProgress(
+            pairs=self._pairs,
             scored=self._outcomes[Outcome.SCORED],
             abstained=self._outcomes[Outcome.ABSTAINED],
             failed=self._outcomes[Outcome.FAILED],
@@ -118,6 +120,7 @@ class JudgePool:
     async def _compare(self, pair: Pair, purpose: str) -> Preference:
         async with self._window:
             preference = await self._panel.compare(pair, purpose)
+        self._pairs += 1
         self._count(preference.judgements)
         return preference
 
@@ -209,23 +212,6 @@ async def start_judges(config: JudgeConfig, *, seed: int, run: str, ledger_path:
         concurrency=_CALLS_AT_A_TIME,
     )
     return Judges(pool_name, pool, ledger, run)
-
-
-def prices_of(config: JudgeConfig) -> list[Price | None]:
-    """What each of `judges_of(config)` charges. Raises UserError where a budget needs a price that is not known."""
-    table = load_prices(config.prices)
-    prices = [price_of(judge, table) for judge in judges_of(config)]
-    unknown = [
-        judge
-        for judge, price in zip(judges_of(config), prices, strict=True)
-        if price is None and judge.base_url is not None
-    ]
-    if unknown and config.budget_usd is not None and config.unknown_price == "refuse":
-        raise UserError(
-            f"judge.budget_usd: no price is known for {unknown[0].model} at {unknown[0].base_url}; set "
-            "judge.price.input and judge.price.output, in dollars per million tokens, or judge.unknown_price=ignore"
-        )
-    return prices
 
 
 async def _nobody(judge: int, requests: Sequence[Request], purpose: str) -> Sequence[Answer]:

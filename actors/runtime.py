@@ -1,13 +1,10 @@
-"""The cluster as the pipeline's `Runtime`: Ray is joined, stages are started when asked for, and kept until the end."""
+"""The cluster as the pipeline's `Runtime`: stages are started when asked for, and kept until the end."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import ray
@@ -29,40 +26,16 @@ _PATIENCE_S = 30.0
 
 
 class RayRuntime:
-    """Use as a context manager. `local` starts a Ray of its own and leaves any other on the machine alone; `say` is
-    told what is waited for."""
+    """Inside a `ray_session`. `say` is told what is waited for."""
 
-    def __init__(self, config: RunConfig, *, local: bool, say: Callable[[str], None]) -> None:
+    def __init__(self, config: RunConfig, *, say: Callable[[str], None]) -> None:
         self._config = config
-        self._local = local
         self._say = say
         self._run = RunDirectory(config.run_dir)
         self._rollouts: RolloutPool | None = None
         self._rewards: RewardPool | None = None
         self._learner: LearnerGroup | None = None
         self._judges: Judges | None = None
-        self.dashboard: str | None = None
-        """The address of Ray's dashboard, once Ray is joined and where it has one."""
-
-    def __enter__(self) -> RayRuntime:
-        # Ray turns token authentication on by itself where it finds a token; which it is must not depend on that.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-        address = "local" if self._local else os.environ.get("RAY_ADDRESS", "local")
-        context = ray.init(
-            address=address,
-            # Actors say what matters through their results; the rest is in Ray's own logs.
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            **({"include_dashboard": True, "dashboard_host": "127.0.0.1"} if address == "local" else {}),
-        )
-        self.dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else None
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        ray.shutdown()
 
     async def fit_sft(self, demonstrations: Sequence[Demonstration]) -> None:
         await trainer.fit_sft(

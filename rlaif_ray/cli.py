@@ -7,14 +7,16 @@ Exit codes: 0 done, 1 failed, 2 the user's input was wrong, 3 stopped by a budge
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from rlaif_ray.config import RunConfig
+    from rlaif_ray.labelling import Labelling
     from rlaif_ray.pipeline import Stage
 
 app = typer.Typer(
@@ -80,6 +82,45 @@ def report(config: ConfigPath, overrides: Overrides = None) -> None:
     _run(config, overrides, "report")
 
 
+@app.command()
+def judge(
+    pairs: Annotated[
+        str, typer.Argument(metavar="PAIRS", help="JSONL, parquet, or a datasets name, with prompt and two responses.")
+    ],
+    judge_config: Annotated[
+        Path, typer.Option("--judge", metavar="CONFIG", help="A config with a `judge` section; any run's will do.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The preferences to write, as parquet.")],
+    overrides: Overrides = None,
+    use: Annotated[
+        Literal["reward", "dpo"],
+        typer.Option(help="What they are for: `dpo` leaves out ties and pairs whose orders disagree."),
+    ] = "reward",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate calls and cost, and ask nobody.")] = False,
+    batch_out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Ask nobody: write OpenAI batch files of the next calls.")
+    ] = None,
+    batch_in: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Read a batch's output or error file first; repeatable.")
+    ] = None,
+) -> None:
+    """Label a file of pairs. The same command again goes on where it stopped."""
+    from rlaif_ray.config import load_judge_config
+    from rlaif_ray.judge.pair_files import PairFile
+    from rlaif_ray.labelling import Labelling
+
+    with _ending_well():
+        labelling = Labelling(load_judge_config(judge_config, overrides or ()), PairFile(pairs), out, use)
+        if batch_in:
+            print("\n".join(labelling.take_batches(batch_in)))
+        if dry_run:
+            print("\n".join(labelling.estimate()))
+        elif batch_out is not None:
+            print("\n".join(labelling.write_batches(batch_out)))
+        else:
+            _label(labelling)
+
+
 def main() -> None:
     """The console command."""
     from rlaif_ray.config import UserError
@@ -91,20 +132,49 @@ def main() -> None:
         sys.exit(2)
 
 
-def _run(path: Path, overrides: Sequence[str] | None, only: str | None = None, *, local: bool = False) -> None:
-    from rlaif_ray.config import Stopped, load_config
+@contextmanager
+def _ending_well() -> Iterator[None]:
+    """Turns what ends a run into its exit code. Everything is saved by then."""
+    from rlaif_ray.config import Stopped
 
-    config = load_config(path, overrides or ())
-    if _already_finished(config, only):
-        return
     try:
-        _run_stages(config, only, local=local)
+        yield
     except KeyboardInterrupt:
-        print("rlaif: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("rlaif: interrupted; the same command goes on where it stopped", file=sys.stderr)
         raise typer.Exit(130) from None
     except Stopped as stop:
         print(f"rlaif: stopped: {stop}", file=sys.stderr)
         raise typer.Exit(3) from None
+
+
+def _label(labelling: Labelling) -> None:
+    import asyncio
+
+    from actors.judge import start_judges  # noqa: TID251
+    from actors.session import ray_session  # noqa: TID251
+    from rlaif_ray.console import Console
+
+    async def label() -> list[str]:
+        judges = await start_judges(
+            labelling.config.judge, seed=labelling.config.seed, run=labelling.run.id, ledger_path=labelling.run.ledger
+        )
+        return await labelling.label(judges, console)
+
+    with Console(stages=1) as console, ray_session(local=False) as dashboard:
+        if dashboard is not None:
+            console.say(f"Ray dashboard: {dashboard}")
+        lines = asyncio.run(label())
+    print("\n".join(lines))
+
+
+def _run(path: Path, overrides: Sequence[str] | None, only: str | None = None, *, local: bool = False) -> None:
+    from rlaif_ray.config import load_config
+
+    config = load_config(path, overrides or ())
+    if _already_finished(config, only):
+        return
+    with _ending_well():
+        _run_stages(config, only, local=local)
 
 
 def _already_finished(config: RunConfig, only: str | None) -> bool:
@@ -125,6 +195,7 @@ def _run_stages(config: RunConfig, only: str | None, *, local: bool) -> None:
     import asyncio
 
     from actors.runtime import RayRuntime  # noqa: TID251
+    from actors.session import ray_session  # noqa: TID251
     from rlaif_ray.console import Console
     from rlaif_ray.pipeline import Pipeline, Stage
     from rlaif_ray.report.summary import closing_lines
@@ -132,11 +203,12 @@ def _run_stages(config: RunConfig, only: str | None, *, local: bool) -> None:
     stage: Stage | None = None if only is None else Stage(only)
     with (
         Console(stages=len(Stage) if stage is None else 1) as console,
-        RayRuntime(config, local=local, say=console.say) as runtime,
+        ray_session(local=local) as dashboard,
     ):
         console.say(f"Run directory: {config.run_dir.resolve()}")
-        if runtime.dashboard is not None:
-            console.say(f"Ray dashboard: {runtime.dashboard}")
+        if dashboard is not None:
+            console.say(f"Ray dashboard: {dashboard}")
+        runtime = RayRuntime(config, say=console.say)
         summary = asyncio.run(Pipeline(config, runtime, console).run(stage))
     if summary is not None and stage in (None, Stage.REPORT):
         print("\n".join(closing_lines(summary)))

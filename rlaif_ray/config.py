@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,6 +19,8 @@ NonNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+Config = TypeVar("Config", bound=BaseModel)
 
 
 class UserError(Exception):
@@ -414,19 +416,47 @@ class RunConfig(Section):
         return self
 
 
+class JudgeRunConfig(Section):
+    """What labelling a file needs of a config. A run's config holds more, which stays unread."""
+
+    seed: NonNegative = 0
+    run_dir: Path | None = None
+    judge: JudgeConfig
+
+
+def load_judge_config(path: Path, overrides: Sequence[str] = ()) -> JudgeRunConfig:
+    """The `judge`, `seed` and `run_dir` of any run's config, or of a file with no more than these. Raises UserError as
+    `load_config` does."""
+    tree = _overridden_tree(path, overrides)
+    for key in tree:
+        if key not in RunConfig.model_fields:
+            raise UserError(f"{path}: {_unknown(key, RunConfig)}")
+    return _validated(
+        JudgeRunConfig, {key: tree[key] for key in JudgeRunConfig.model_fields if key in tree}, path, overrides
+    )
+
+
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, apply `key=value` overrides (values in YAML), and check the whole.
 
     A file may stand on another, `base: FILE` seen from its own folder, whose keys it changes or adds to. Raises
     UserError with one sentence that names the file, the line or the key.
     """
+    return _validated(RunConfig, _overridden_tree(path, overrides), path, overrides)
+
+
+def _overridden_tree(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     tree = _read_tree(path)
     for override in overrides:
         _apply(tree, override)
     if isinstance(tree.get("run_dir"), str):
         tree["run_dir"] = tree["run_dir"].replace("{seed}", str(tree.get("seed", 0)))
+    return tree
+
+
+def _validated(kind: type[Config], tree: dict[str, Any], path: Path, overrides: Sequence[str]) -> Config:
     try:
-        return RunConfig.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
@@ -487,16 +517,20 @@ def _sentence(problem: ErrorDetails, key: str) -> str:
         section: Any = RunConfig
         for part in problem["loc"][:-1]:
             section = _section_at(section, str(part))
-        known = list(section.model_fields) if section is not None else []
-        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
-        return f"{key} is not a known key; {hint}"
+        return _unknown(key, section)
     if problem["type"] == "missing":
         return f"{key} is missing; set it in the file or as {key}=VALUE"
     if problem["type"] == "value_error":
         message = str(problem["ctx"]["error"])
         return message if not key or key.split(".")[0] in message else f"{key}: {message}"
     return f"{key}: {_one_line(problem['msg'])} (it is {problem['input']!r})"
+
+
+def _unknown(key: str, section: Any) -> str:
+    known = list(section.model_fields) if section is not None else []
+    close = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+    return f"{key} is not a known key; {hint}"
 
 
 def _section_at(section: Any, name: str) -> Any:

@@ -28,6 +28,7 @@ from rlaif_ray.evaluation.run import (
     reward_summary,
     write_comparisons,
 )
+from rlaif_ray.labelling import over_budget_stop
 from rlaif_ray.loop import OnlineStages, train_on_policy
 from rlaif_ray.metrics import ANSWER_LENGTH, KL, PPO, REWARD, REWARD_MEAN, SFT, MetricsLog
 from rlaif_ray.preferences.dataset import (
@@ -48,7 +49,7 @@ from rlaif_ray.prompts import (
     sample_requests,
     take,
 )
-from rlaif_ray.records import LabelledPair, Outcome, Pair, Preference, Prompt, Rollouts, SampleRequest
+from rlaif_ray.records import LabelledPair, Pair, Preference, Prompt, Rollouts, SampleRequest
 from rlaif_ray.report.html import write_report
 from rlaif_ray.report.summary import (
     LabelerSummary,
@@ -393,21 +394,18 @@ class Pipeline:
 
     async def _labelled(self, pairs: Sequence[Pair], purpose: str) -> list[Preference]:
         judges = await self._runtime.judges()
+        before = (await judges.progress()).pairs
 
         async def show() -> None:
             counts = await judges.progress()
             spent = f", ${counts.cost_usd:.2f}" if counts.cost_usd else ""
             note = f"{counts.actors} judge actors, {counts.abstained} abstained, {counts.failed} failed{spent}"
-            self._console.advance(min(counts.done // 2, len(pairs)), len(pairs), note)
+            self._console.advance(counts.pairs - before, len(pairs), note)
 
         preferences = await _shown(judges.label(pairs, purpose), show)
-        unpaid = sum(preference.outcome is Outcome.OVER_BUDGET for preference in preferences)
-        if unpaid and self._config.judge.when_spent != "go_on":
-            reason = next(one.reason for one in preferences if one.outcome is Outcome.OVER_BUDGET)
-            raise Stopped(
-                f"{unpaid} of {len(pairs)} pairs are not judged ({reason}); all replies are kept, and the same command "
-                "with a larger judge.budget_usd or more credit goes on from them"
-            )
+        stop = over_budget_stop(preferences, self._config.judge)
+        if stop is not None:
+            raise Stopped(stop)
         return preferences
 
     async def _spent_usd(self) -> float | None:

@@ -8,12 +8,11 @@ second run asks nothing, and runs may share a file. Keys of APIs never come near
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
@@ -26,9 +25,6 @@ _PICO = 10**12
 
 # SQLite binds at most 32,766 variables to a statement.
 _LOOKUP_BATCH = 10_000
-
-_MODEL_FILES = frozenset({".json", ".safetensors", ".bin", ".model", ".jinja", ".txt"})
-_TAIL_BYTES = 2**20
 
 _SCHEMA_VERSION = 2
 _SCHEMA = f"""
@@ -65,6 +61,10 @@ CREATE TABLE IF NOT EXISTS replies (
 ) WITHOUT ROWID;
 PRAGMA user_version = {_SCHEMA_VERSION};
 """
+
+
+class NotInLedger(UserError):
+    """Nobody may be asked, and the ledger lacks a reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,22 +168,6 @@ class _Money:
     reserved: int
 
 
-def local_endpoint(model: str) -> str:
-    """What stands for the endpoint of a local labeler: where the model is a directory, a fingerprint of what lies
-    there, so that a retrained judge under the same path is another judge."""
-    directory = Path(model)
-    if not directory.is_dir():
-        return "local"
-    digest = hashlib.sha256()
-    for file in sorted(directory.glob("*")):
-        if file.suffix in _MODEL_FILES:
-            with file.open("rb") as content:
-                # Training moves every weight, so a large file's end tells two of them apart.
-                content.seek(max(0, file.stat().st_size - _TAIL_BYTES))
-                digest.update(f"{file.name}\0{file.stat().st_size}\0".encode() + content.read())
-    return f"local:{digest.hexdigest()[:16]}"
-
-
 class Ledger:
     """The open file. Not for concurrent use; one process owns it at a time."""
 
@@ -238,36 +222,21 @@ class Ledger:
         """Keep what came, durably, in one commit. The first reply to a key stays; every one is paid for."""
         with self._transaction():
             for receipt in receipts:
-                outcome = receipt.outcome
-                if isinstance(outcome, Refusal):
-                    reply, refused = Reply(outcome.reason, 0, 0, None, 0.0, time.time()), True
-                else:
-                    reply, refused = outcome, False
-                cost = None if reply.cost_usd is None else _pico(reply.cost_usd)
-                if receipt.attempt is not None:
-                    reason = reply.text if refused else ""
-                    self._close(receipt.attempt, "refused" if refused else "answered", cost or 0, reason, reply)
-                self._database.execute(
-                    "INSERT INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
-                    "model = excluded.model, refused = excluded.refused, text = excluded.text, "
-                    "prompt_tokens = excluded.prompt_tokens, cached_tokens = excluded.cached_tokens, "
-                    "completion_tokens = excluded.completion_tokens, reasoning_tokens = excluded.reasoning_tokens, "
-                    "cost = excluded.cost, latency_s = excluded.latency_s, created_at = excluded.created_at "
-                    "WHERE refused = 1",
-                    (
-                        receipt.key,
-                        receipt.model,
-                        refused,
-                        reply.text,
-                        reply.prompt_tokens,
-                        reply.cached_tokens,
-                        reply.completion_tokens,
-                        reply.reasoning_tokens,
-                        cost,
-                        reply.latency_s,
-                        reply.created_at,
-                    ),
-                )
+                self._keep(receipt)
+
+    def buy(self, receipt: Receipt, run: str, prices: str) -> None:
+        """Keep what was bought elsewhere, in a batch: an attempt of the run that is answered as it is written. What is
+        here already changes nothing."""
+        with self._transaction():
+            known = self._number("SELECT count(*) FROM replies WHERE key = ? AND refused = 0", receipt.key)
+            if known:
+                return
+            cursor = self._database.execute(
+                "INSERT INTO attempts (key, run, purpose, holder, state, cost, prices, created_at) "
+                "VALUES (?, ?, 'batch', '', 'intended', 0, ?, ?)",
+                (receipt.key, run, prices, time.time()),
+            )
+            self._keep(replace(receipt, attempt=cursor.lastrowid))
 
     def lose(self, losses: Sequence[Loss]) -> None:
         """Close attempts that brought nothing, in one commit: free where the endpoint did not take them."""
@@ -312,6 +281,38 @@ class Ledger:
         self._database.close()
         self._lock.close()
 
+    def _keep(self, receipt: Receipt) -> None:
+        outcome = receipt.outcome
+        if isinstance(outcome, Refusal):
+            reply, refused = Reply(outcome.reason, 0, 0, None, 0.0, time.time()), True
+        else:
+            reply, refused = outcome, False
+        cost = None if reply.cost_usd is None else _pico(reply.cost_usd)
+        if receipt.attempt is not None:
+            reason = reply.text if refused else ""
+            self._close(receipt.attempt, "refused" if refused else "answered", cost or 0, reason, reply)
+        self._database.execute(
+            "INSERT INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
+            "model = excluded.model, refused = excluded.refused, text = excluded.text, "
+            "prompt_tokens = excluded.prompt_tokens, cached_tokens = excluded.cached_tokens, "
+            "completion_tokens = excluded.completion_tokens, reasoning_tokens = excluded.reasoning_tokens, "
+            "cost = excluded.cost, latency_s = excluded.latency_s, created_at = excluded.created_at "
+            "WHERE refused = 1",
+            (
+                receipt.key,
+                receipt.model,
+                refused,
+                reply.text,
+                reply.prompt_tokens,
+                reply.cached_tokens,
+                reply.completion_tokens,
+                reply.reasoning_tokens,
+                cost,
+                reply.latency_s,
+                reply.created_at,
+            ),
+        )
+
     def _admit(self, intent: Intent, account: Account, now: float) -> Admission:
         if self._number("SELECT count(*) FROM replies WHERE key = ? AND refused = 0", intent.key):
             return Admission(Verdict.ANSWERED)
@@ -348,9 +349,7 @@ class Ledger:
                 self._close(attempt, "ambiguous", None, "its caller was not heard of again")
         return alive
 
-    def _close(
-        self, attempt: int, state: str, cost: int | None, reason: str, reply: Reply | None = None
-    ) -> None:
+    def _close(self, attempt: int, state: str, cost: int | None, reason: str, reply: Reply | None = None) -> None:
         """End an attempt at a cost; None keeps its worst. Its state may be ambiguous already, after a reopening."""
         row = self._database.execute("SELECT run, state, cost FROM attempts WHERE id = ?", (attempt,)).fetchone()
         if row is None:

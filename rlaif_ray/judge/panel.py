@@ -22,6 +22,7 @@ from rlaif_ray.judge.asking.probe import probe
 from rlaif_ray.judge.asking.replies import model_returned
 from rlaif_ray.judge.asking.terms import Abilities, AskSettings, Mode
 from rlaif_ray.judge.control import COIN_FLIP, flip_coin
+from rlaif_ray.judge.ledger import NotInLedger
 from rlaif_ray.judge.material import Principle, draw, load_material
 from rlaif_ray.judge.reading import Reading, ScoreReading
 from rlaif_ray.judge.request import Answer, Request, Steps
@@ -63,11 +64,15 @@ class _Exchange:
 class Panel:
     """Compares pairs and scores answers as one judge config says."""
 
-    def __init__(self, config: JudgeConfig, seed: int, ask: Ask) -> None:
-        """Raises UserError where a template or a file of examples, criteria, principles or a rubric is wrong."""
+    def __init__(self, config: JudgeConfig, seed: int, ask: Ask, *, assume: bool = False) -> None:
+        """`assume`: an endpoint that cannot be asked what it supports is taken to support all.
+
+        Raises UserError where a template or a file of examples, criteria, principles or a rubric is wrong.
+        """
         self._config = config
         self._seed = seed
         self._ask = ask
+        self._assume = assume
         self._judges = judges_of(config)
         names = (config.template,) if isinstance(config.template, str) else config.template
         self._templates = [load_template(name) for name in names]
@@ -227,8 +232,13 @@ class Panel:
 
     async def _probed(self, judge: int) -> Abilities:
         endpoint = self._judges[judge]
+        mode = Mode(endpoint.mode)
         try:
-            return (await self._drive(judge, probe(Mode(endpoint.mode)), "probe"))[0]
+            return (await self._drive(judge, probe(mode), "probe"))[0]
+        except NotInLedger:
+            if mode is Mode.AUTO and not self._assume:
+                raise
+            return Abilities()
         except NoCompletion as failure:
             if failure.outcome is Outcome.OVER_BUDGET:
                 return Abilities()  # nothing will be asked

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class JudgeProgress:
-    """Counts since the pool started, in judgements (a pair has two), and what it holds now."""
+    """Counts since the pool started, in judgements (most pairs have two), and what it holds now."""
+
+    pairs: int  # that have their outcome
 
     scored: int
     abstained: int

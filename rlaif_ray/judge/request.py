@@ -12,9 +12,12 @@ import json
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TypeAlias, TypeVar
 
+from rlaif_ray.config import EndpointConfig
 from rlaif_ray.records import Message, Outcome
+from rlaif_ray.toyworld.headlines import model_path
 
 # Raised where the meaning of a request changes, so that older replies are not taken for answers to it.
 _REQUEST_VERSION = 2
@@ -75,6 +78,9 @@ class Answer:
     attempts: int = 0  # requests sent for it
 
 
+_MODEL_FILES = frozenset({".json", ".safetensors", ".bin", ".model", ".jinja", ".txt"})
+_TAIL_BYTES = 2**20
+
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Sequence[Request], Sequence[Answer], T]
 
@@ -97,3 +103,29 @@ def call_key(model: str, endpoint: str, request: Request) -> str:
     }
     text = json.dumps(identity, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def endpoint_identity(endpoint: EndpointConfig) -> str:
+    """What stands for the endpoint in a call's identity: its address and what every request to it carries, or what
+    lies in a local model's directory."""
+    if endpoint.base_url is None:
+        return local_endpoint(model_path(endpoint.model))
+    if not endpoint.extra_body:
+        return endpoint.base_url
+    return f"{endpoint.base_url} {json.dumps(endpoint.extra_body, sort_keys=True)}"
+
+
+def local_endpoint(model: str) -> str:
+    """What stands for the endpoint of a local labeler: where the model is a directory, a fingerprint of what lies
+    there, so that a retrained judge under the same path is another judge."""
+    directory = Path(model)
+    if not directory.is_dir():
+        return "local"
+    digest = hashlib.sha256()
+    for file in sorted(directory.glob("*")):
+        if file.suffix in _MODEL_FILES:
+            with file.open("rb") as content:
+                # Training moves every weight, so a large file's end tells two of them apart.
+                content.seek(max(0, file.stat().st_size - _TAIL_BYTES))
+                digest.update(f"{file.name}\0{file.stat().st_size}\0".encode() + content.read())
+    return f"local:{digest.hexdigest()[:16]}"

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,12 +18,15 @@ import pyarrow.parquet as pq
 
 from rlaif_ray.judge.aggregate import disagreement
 from rlaif_ray.records import Judgement, Message, Order, Outcome, Preference
+from rlaif_ray.rundir import file_written_atomically
 from rlaif_ray.samples import write_table
 
 LabelSource = Literal["ai", "human"]
 OnInconsistent = Literal["keep_soft", "drop", "tie", "downweight"]
 Split = Literal["train", "test"]
 Text = str | tuple[Message, ...]
+
+_JUDGEMENTS_AT_A_TIME = 4_096
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
@@ -200,11 +204,17 @@ def read_preferences(path: Path) -> list[PreferenceRow]:
     return [PreferenceRow(**row) for row in rows]
 
 
-def write_judgements(path: Path, judgements: Sequence[Judgement]) -> None:
-    """Write every field of every judgement, atomically."""
+def write_judgements(path: Path, judgements: Iterable[Judgement]) -> None:
+    """Write every field of every judgement, atomically, some at a time, as their prompts and replies are long."""
     schema = pa.schema([(field.name, _judgement_type(str(field.type))) for field in dataclasses.fields(Judgement)])
-    columns = {name: [getattr(judgement, name) for judgement in judgements] for name in schema.names}
-    write_table(path, pa.table(columns, schema=schema))
+    remaining = iter(judgements)
+    with (
+        file_written_atomically(path) as unfinished,
+        pq.ParquetWriter(unfinished, schema, compression="zstd") as writer,
+    ):
+        while batch := list(itertools.islice(remaining, _JUDGEMENTS_AT_A_TIME)):
+            columns = {name: [getattr(judgement, name) for judgement in batch] for name in schema.names}
+            writer.write_table(pa.table(columns, schema=schema))
 
 
 def read_judgements(path: Path) -> list[Judgement]:
