@@ -80,18 +80,26 @@ def answered(conversation: tuple[Message, ...], reply: str, turn: str) -> tuple[
 
 
 def ask_until_read(request: Request, spare: int = 1) -> Steps[Completion]:
-    """A reply that can be read. One that is malformed or empty was paid for, and the question is put once more, as the
-    sample `spare` further. Raises NoCompletion where that brought none either."""
+    """A reply that holds what was asked for. One that does not was paid for, and the question is put once more, as the
+    sample `spare` further; words without the log-probabilities are better than nothing. Raises NoCompletion where
+    neither brought anything."""
+    reason, outcome, words = "", Outcome.FAILED, None
     for ask in (request, replace(request, sample=request.sample + spare)):
         (answer,) = yield [ask]
         if answer.refused:
             raise NoCompletion(Outcome.FAILED, answer.reason)
         completion = try_to_read(answer)
-        if completion is not None and (completion.text.strip() or completion.declined or _is_listed(ask, completion)):
+        if completion is None:
+            reason, outcome = "the endpoint's reply is malformed, and so is the next", Outcome.FAILED
+        elif completion.declined or _is_whole(ask, completion):
             return completion
-    if completion is None:
-        raise NoCompletion(Outcome.FAILED, "the endpoint's reply is malformed, and so is the next")
-    raise NoCompletion(Outcome.ABSTAINED, f"the reply is empty (finish_reason: {completion.finish_reason})")
+        elif completion.text.strip():
+            words = completion
+        else:
+            reason, outcome = f"the reply is empty (finish_reason: {completion.finish_reason})", Outcome.ABSTAINED
+    if words is None:
+        raise NoCompletion(outcome, reason)
+    return words
 
 
 def try_to_read(answer: Answer) -> Completion | None:
@@ -145,8 +153,14 @@ def read_confined(completion: Completion, labels: tuple[str, str]) -> Reading | 
     return replace(choose(spelled, labels, 0.0), label_mass=None, rung=Rung.CONSTRAINED) if spelled else None
 
 
-def _is_listed(request: Request, completion: Completion) -> bool:
-    return request.top_logprobs > 0 and bool(completion.listed)
+def _is_whole(request: Request, completion: Completion) -> bool:
+    if not request.top_logprobs:
+        return bool(completion.text.strip())
+    try:
+        completion.top_tokens(label_position(completion))
+    except MalformedReply:
+        return False
+    return True
 
 
 def _voted(reading: Reading, verdict: str, labels: tuple[str, str], rung: Rung) -> Reading:

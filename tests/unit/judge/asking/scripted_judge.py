@@ -8,10 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from rlaif_ray.judge.asking.terms import Abilities, AskSettings
 from rlaif_ray.judge.request import Answer, Form, Reply, Request, Steps
 from rlaif_ray.records import Message, Outcome
 
 T = TypeVar("T")
+
+LISTS = Abilities()
+WORDS_ONLY = Abilities(top_logprobs=0)
+SETTINGS = AskSettings()
 
 FAILED = Answer("k", None, Outcome.FAILED, "timed out 6 times")
 OVER_BUDGET = Answer("k", None, Outcome.OVER_BUDGET, "the budget is spent")

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from scripted_judge import FAILED, OVER_BUDGET, REFUSED, Pairwise, chat, drive, in_turn
+from scripted_judge import FAILED, LISTS, OVER_BUDGET, REFUSED, Pairwise, chat, drive, in_turn
 
 from rlaif_ray.judge.asking.ladder import ask_choice
 from rlaif_ray.judge.asking.terms import Abilities, AskSettings
@@ -14,7 +14,7 @@ UNSURE = chat("I", {"I": 0.9, "1": 0.06, "2": 0.04}, finish="length")
 NO_WORDS = chat("Both are fine.", {"Both": 0.9, "A": 0.1})
 
 
-def ask(*said: str | Answer, abilities: Abilities = Abilities()) -> tuple[Reading, list[Request]]:
+def ask(*said: str | Answer, abilities: Abilities = LISTS) -> tuple[Reading, list[Request]]:
     reading, batches = drive(ask_choice(QUESTION.choose(), QUESTION, abilities, AskSettings()), in_turn(*said))
     return reading, [request for batch in batches for request in batch]
 
@@ -129,6 +129,15 @@ def test_a_malformed_reply_is_asked_for_once_more() -> None:
     assert reading.rung is Rung.LOGPROBS
     reading, requests = ask("<html>", "<html>")
     assert (reading.outcome, len(requests)) == (Outcome.FAILED, 2)
+
+
+def test_log_probabilities_that_are_missing_are_asked_for_once_more_before_words_count() -> None:
+    reading, requests = ask(chat("1"), chat("1", {"1": 0.6, "2": 0.2}))
+    assert requests[1] == replace(requests[0], sample=1)
+    assert reading.rung is Rung.LOGPROBS
+    for second in (chat("1"), "<html>"):
+        reading, requests = ask(chat("1"), second)
+        assert (reading.p_first, reading.rung, len(requests)) == (0.75, Rung.TEXT, 2)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_judge import FAILED, OVER_BUDGET, REFUSED, Pointwise, chat, drive, in_turn
+from scripted_judge import FAILED, LISTS, OVER_BUDGET, REFUSED, SETTINGS, Pointwise, chat, drive, in_turn
 
 from rlaif_ray.judge.asking.pointwise import normalised, rubric_p, score_steps
 from rlaif_ray.judge.asking.terms import Abilities, AskSettings
@@ -13,13 +13,14 @@ from rlaif_ray.records import Message, Outcome
 
 TEN = Pointwise()
 FIVE = Pointwise(scale=(1, 5))
+POINTS = ["1", "2", "3", "5", "9", "10", "x"]
 
 
 def ask(
     *said: str | Answer,
     question: Pointwise = TEN,
-    abilities: Abilities = Abilities(),
-    settings: AskSettings = AskSettings(),
+    abilities: Abilities = LISTS,
+    settings: AskSettings = SETTINGS,
 ) -> tuple[ScoreReading, list[list[Request]]]:
     return drive(score_steps(question, abilities, settings), in_turn(*said))
 
@@ -111,7 +112,7 @@ def test_below_the_mass_words_are_read_and_then_the_number_is_asked_for_alone() 
 
 def test_a_cut_number_is_no_score() -> None:
     """Without log-probabilities, "1" of a reply that was cut may be the half of 10."""
-    reading, _ = ask(chat("1", finish="length"), chat("1", finish="length"))
+    reading, _ = ask(*[chat("1", finish="length")] * 3)
     assert reading.outcome is Outcome.ABSTAINED
 
 
@@ -144,7 +145,7 @@ def test_a_rubric_weighs_the_criteria() -> None:
     assert rubric_p([5, None], [3, 5], [3, 1], 0.5) is None
 
 
-@given(st.dictionaries(st.sampled_from("1 2 3 5 9 10 x".split()), st.floats(0.001, 0.14), min_size=1, max_size=7))
+@given(st.dictionaries(st.sampled_from(POINTS), st.floats(0.001, 0.14), min_size=1, max_size=7))
 def test_a_score_lies_on_the_scale_and_so_do_its_probabilities(position: dict[str, float]) -> None:
     def judge(request: Request) -> str:
         return chat("0", {"0": 0.4}) if request.prefill else chat("Hm.", position)

@@ -1,5 +1,5 @@
 import pytest
-from scripted_judge import FAILED, OVER_BUDGET, REFUSED, Pairwise, chat, drive, in_turn
+from scripted_judge import FAILED, LISTS, OVER_BUDGET, REFUSED, SETTINGS, Pairwise, chat, drive, in_turn
 
 from rlaif_ray.judge.asking.reasoned import ask_reasoned
 from rlaif_ray.judge.asking.terms import Abilities, AskSettings
@@ -13,7 +13,7 @@ SURE = chat("2", {"2": 0.9, "1": 0.1})
 
 
 def ask(
-    *said: str | Answer, abilities: Abilities = Abilities(), settings: AskSettings = AskSettings()
+    *said: str | Answer, abilities: Abilities = LISTS, settings: AskSettings = SETTINGS
 ) -> tuple[Reading, list[Request]]:
     reading, batches = drive(ask_reasoned(QUESTION, abilities, settings), in_turn(*said))
     return reading, [request for batch in batches for request in batch]

@@ -107,7 +107,7 @@ def test_a_list_that_holds_no_probabilities_is_malformed(listed: str, reason: st
 
 # Keys of real replies, so that nonsense gets deep.
 keys = st.sampled_from(
-    "choices message content logprobs top_logprobs token logprob tool_calls function arguments refusal text type".split()
+    ["choices", "message", "content", "top_logprobs", "token", "logprob", "function", "arguments", "text", "type"]
 )
 nonsense = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5) | st.just(10**400),

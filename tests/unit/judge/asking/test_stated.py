@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from scripted_judge import FAILED, OVER_BUDGET, REFUSED, Pairwise, chat, drive, in_turn
+from scripted_judge import FAILED, OVER_BUDGET, REFUSED, WORDS_ONLY, Pairwise, chat, drive, in_turn
 
 from rlaif_ray.judge.asking.stated import ask_stated
 from rlaif_ray.judge.asking.terms import Abilities, AskSettings
@@ -16,7 +16,7 @@ NEITHER = chat("Both are fine.")
 
 
 def ask(
-    *said: str | Answer, samples: int = 1, abilities: Abilities = Abilities(top_logprobs=0)
+    *said: str | Answer, samples: int = 1, abilities: Abilities = WORDS_ONLY
 ) -> tuple[Reading, list[list[Request]]]:
     settings = AskSettings(samples=samples, sample_temperature=0.7)
     return drive(ask_stated(QUESTION, abilities, settings), in_turn(*said))
