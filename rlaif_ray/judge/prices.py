@@ -104,10 +104,11 @@ def worst_prompt_tokens(request: Request) -> int:
     return 128 + turns + len(request.prefill.encode()) + 16 + 2 * len(request.schema.encode())
 
 
-def expected_tokens(request: Request) -> int:
-    """A guess at what a call uses, prompt and answer, to be settled with what it did use."""
+def expected_prompt_tokens(request: Request) -> int:
+    """A guess at a request's prompt tokens, without its tokenizer: four characters a token, and what a chat template
+    adds to each turn."""
     characters = len(request.prefill) + len(request.schema)
-    return request.max_tokens + characters // 4 + sum(len(message.content) // 4 + 8 for message in request.messages)
+    return characters // 4 + sum(len(message.content) // 4 + 8 for message in request.messages)
 
 
 def _read(path: Path) -> _File:

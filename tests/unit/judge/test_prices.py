@@ -5,7 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif_ray.config import EndpointConfig, PriceConfig, UserError
-from rlaif_ray.judge.prices import cost_usd, load_prices, price_of, worst_cost_usd, worst_prompt_tokens
+from rlaif_ray.judge.prices import (
+    cost_usd,
+    expected_prompt_tokens,
+    load_prices,
+    price_of,
+    worst_cost_usd,
+    worst_prompt_tokens,
+)
 from rlaif_ray.judge.request import Form, Request
 from rlaif_ray.records import Message
 
@@ -41,6 +48,7 @@ def test_nothing_costs_more_than_the_worst(text: str, schema: str, prefill: str,
     price = PriceConfig(input=3, cached_input=0.3, output=15)
     most = len((text + schema + prefill).encode())
     assert worst_prompt_tokens(asked) > most
+    assert worst_prompt_tokens(asked) > expected_prompt_tokens(asked)
     assert worst_cost_usd(price, asked) > cost_usd(price, most, max_tokens)
 
 
@@ -52,6 +60,13 @@ def test_a_dear_cache_is_in_the_worst_case() -> None:
 def test_the_worst_case_grows_with_what_may_be_drawn() -> None:
     price = PriceConfig(input=0, output=10)
     assert worst_cost_usd(price, request("", max_tokens=512)) == pytest.approx(512 * 10e-6)
+
+
+def test_the_expected_prompt() -> None:
+    """A system turn of 40 characters and a user's of 400, 8 tokens more for each, and 80 of schema and prefill."""
+    messages = (Message("system", "s" * 40), Message("user", "u" * 400))
+    asked = Request(messages, max_tokens=99, form=Form.SCHEMA, schema="{" * 72, prefill="Verdict:")
+    assert expected_prompt_tokens(asked) == 10 + 8 + 100 + 8 + 20
 
 
 def test_the_shipped_table_is_dated_and_whole() -> None:
