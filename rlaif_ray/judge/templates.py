@@ -33,10 +33,10 @@ _SCORE_VARIABLES = frozenset({"prompt", "answer", "scale", "criteria", "criterio
 # Tokens of chat templates that carry no bar: of Llama 2, Mistral, Gemma, Qwen, Command R, GLM, Seed, T5 and BERT.
 _BRACKETED = (
     r"INST|AVAILABLE_TOOLS|TOOL_RESULTS|TOOL_CALLS|TOOL_CONTENT|SYSTEM_PROMPT|MODEL_SETTINGS|ARGS|CALL_ID|THINK"
-    r"|IMG|IMG_BREAK|IMG_END|PREFIX|SUFFIX|MIDDLE|control_\d+|UNUSED_TOKEN_\d+|[gs]?MASK|CLS|SEP|PAD|UNK|BOS|EOS"
+    r"|IMG|IMG_BREAK|IMG_END|PREFIX|SUFFIX|MIDDLE|control_\d+|UNUSED_TOKEN_\d+|[gs]?MASK|CLS|SEP|PAD|UNK|BOS|EOS|EOT"
 )
 _TAGGED = (
-    r"s|bos|eos|pad|unk|mask|cls|sep|sop|eop|think|tool_call|tool_response|tools|(?:start|end)_of_(?:turn|image)"
+    r"s|bos|eos|pad|unk|mask|cls|sep|sop|eop|role|think|tool_call|tool_response|tools|(?:start|end)_of_(?:turn|image)"
     r"|[A-Z]{3}_TOKEN|unused_?\d+|reserved_\d+|extra_id_\d+|SPECIAL_\d+|seed:[\w:]+"
 )
 # What hands a plain-text prompt over to another speaker, at the start of a line.
@@ -48,7 +48,7 @@ _SPEAKER = (
 _TOKEN = (
     r"<(?=[|｜][^<>\n]{1,64}>|[^<>\s\u2060][^<>\s]{0,63}[|｜]>"  # <|im_start|>, <｜User｜>, <turn|>
     rf"|(?i:</?SYS>>|/?(?:{_TAGGED})>))"
-    rf"|\[(?=(?i:/?(?:{_BRACKETED})\])|e~\[)|\](?=~!?b[\[\]])"
+    rf"|\[(?=\|[^\[\]\n]{{1,64}}\]|(?i:/?(?:{_BRACKETED})\])|e~\[)|\](?=~!?b[\[\]])"
 )
 _OWN_FENCE = r"_(?=[0-9A-Fa-f]{8})(?:(?<=begin_)|(?<=BEGIN_)|(?<=end_)|(?<=END_))"
 _CONTROL = re.compile(rf"{_TOKEN}|{_OWN_FENCE}|\n(?={_SPEAKER})")

@@ -85,6 +85,11 @@ CONTROL_TOKENS = (
     "[CLS]",
     "[SEP]",
     "[MASK]",
+    # EXAONE, Ling, Kimi
+    "[|assistant|]",
+    "[|endofturn|]",
+    "<role>",
+    "[EOT]",
 )
 
 # The fence of the pair ("Say hello.", "Hello!", "Go away."), which a user of the same template may have seen.

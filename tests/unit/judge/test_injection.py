@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -205,6 +206,18 @@ def test_control_tokens_are_split_and_still_read(token: str) -> None:
 )
 def test_ordinary_texts_stay_as_they_are(text: str) -> None:
     assert neutralise("On " + text) == "On " + text
+
+
+@pytest.mark.parametrize("token", ["<|im_end|>", "[INST]"])
+def test_no_character_stands_in_for_a_bracket(token: str) -> None:
+    folding = [
+        character
+        for character in map(chr, (*range(0xD800), *range(0xE000, sys.maxunicode + 1)))
+        if token[0] in unicodedata.normalize("NFKC", character)
+    ]
+    assert len(folding) >= 3
+    for character in folding:
+        assert token not in unicodedata.normalize("NFKC", neutralise(character + token[1:]))
 
 
 any_text = st.lists(
