@@ -108,7 +108,7 @@ class TemplateFile:
         except jinja2.TemplateNotFound:
             raise UserError(f"{self.path}: stands on {name!r}, which is neither shipped nor beside it") from None
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.path}: cannot be read as text in UTF-8 ({error})") from None
+            raise UserError(f"{name}: cannot be read as text in UTF-8 ({error})") from None
 
     def _chain(self) -> list[str]:
         """The file, that which it extends, and so on."""

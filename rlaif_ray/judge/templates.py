@@ -122,13 +122,13 @@ class Template:
         self.file = file
         self.name = file.path.stem
         self.hash = file.hash
-        self.reasons: bool = file.constants.get("reasons") is True
+        self.reasons = bool(file.constants.get("reasons"))
         self.labels = _labels(file)
         self.choose_after = file.render(["choose_after"], {"labels": self.labels})
         self.verdict_only = file.render(["verdict_only"], {"labels": self.labels})
         self.verdict_schema = _schema("verdict", {"type": "string", "enum": list(self.labels)})
         self._examples: dict[str, tuple[ShownExample, ...]] = {}
-        self._try()
+        self._shown = self._try()
 
     def question(
         self, pair: Pair, order: Order, *, material: Material = NO_MATERIAL, principle: Principle | None = None
@@ -138,10 +138,10 @@ class Template:
 
     def require(self, material: Material) -> None:
         """Raises UserError where the template would leave out what a config names for its judge to read."""
-        for key, variable in (("examples", "examples"), ("criteria", "criteria"), ("principles", "principle")):
-            if getattr(material, key) and variable not in self.file.used:
+        for key in _TRIAL_SIGNS:
+            if getattr(material, key) and key not in self._shown:
                 raise UserError(
-                    f"{self.file.path}: does not show `{variable}`; show it, or take judge.{key} out of the config"
+                    f"{self.file.path}: shows no {key}; add them to it, or take judge.{key} out of the config"
                 )
 
     def examples(self, material: Material) -> tuple[ShownExample, ...]:
@@ -167,9 +167,10 @@ class Template:
             rationale=neutralise(example.rationale or ""),
         )
 
-    def _try(self) -> None:
-        """Renders all that can be asked, with material and without. Raises UserError where a text is not shown whole,
-        once and in its place, or where a label is never named."""
+    def _try(self) -> frozenset[str]:
+        """Renders all that can be asked, without material and with it, and returns what it shows of that. Raises
+        UserError where a text is not shown whole, once and in its place, or where a label is never named."""
+        words = ""
         for material, principle in _TRIALS:
             question = self.question(_TRIAL_PAIR, Order.AB, material=material, principle=principle)
             choose = question.choose()
@@ -181,6 +182,7 @@ class Template:
             for label in self.labels:
                 if not re.search(rf"(?<!\w){re.escape(label)}(?!\w)", words):
                     raise UserError(f"{self.file.place('labels')}: the question never says {label!r}; name both labels")
+        return frozenset(key for key, sign in _TRIAL_SIGNS.items() if sign in words)
 
 
 @dataclass(frozen=True)
@@ -431,11 +433,12 @@ _STATED = (Form.TEXT, Form.SCHEMA, Form.TOOL)
 _TRIAL_TEXT = '  <Trial> & "text"\n\n\twith  spaces, Umlauts: Ä, and a tail\n' + "of words " * 1_000 + "\n"
 _TRIAL_PAIR = Pair("trial", Prompt("trial", "Asked" + _TRIAL_TEXT), "One" + _TRIAL_TEXT, "Other" + _TRIAL_TEXT)
 _TRIAL_CRITERION = Criterion(name="Name", question="Question?", levels=dict.fromkeys(LEVELS, "Level."))
+_TRIAL_SIGNS = {"examples": "Trial example.", "criteria": "Trial criterion.", "principles": "Trial principle."}
 _TRIAL_MATERIAL = Material(
     examples=(
-        Example(prompt="Asked", answer_a="One", answer_b="Other", better="a", rationale="Reasons."),
+        Example(prompt="Asked", answer_a=_TRIAL_SIGNS["examples"], answer_b="Other", better="a", rationale="Reasons."),
         Example(prompt="Asked", answer_a="Another", answer_b="Other", better="a"),
     ),
-    criteria=("Criterion.",),
+    criteria=(_TRIAL_SIGNS["criteria"],),
 )
-_TRIALS = ((NO_MATERIAL, None), (_TRIAL_MATERIAL, Principle(id="principle", text="Principle.")))
+_TRIALS = ((NO_MATERIAL, None), (_TRIAL_MATERIAL, Principle(id="trial", text=_TRIAL_SIGNS["principles"])))

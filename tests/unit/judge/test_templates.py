@@ -168,14 +168,18 @@ def test_the_same_question_is_the_same_prompt_in_another_process() -> None:
     assert len(printed) == 1
 
 
-def test_what_a_template_does_not_show_is_refused() -> None:
+def test_what_a_template_does_not_show_is_refused(tmp_path: Path) -> None:
     template = load_template("headlines")
     template.require(Material())
-    with pytest.raises(UserError, match=r"headlines\.j2: does not show `criteria`.*judge\.criteria"):
+    with pytest.raises(UserError, match=r"headlines\.j2: shows no criteria; .*judge\.criteria"):
         template.require(Material(criteria=("Be kind.",)))
-    with pytest.raises(UserError, match=r"does not show `principle`.*judge\.principles"):
+    with pytest.raises(UserError, match=r"shows no principles; .*judge\.principles"):
         template.require(Material(principles=(Principle(id="kind", text="Be kind."),)))
     load_template("quality-cot").require(load_material(examples="examples-quality", principles="principles"))
+    path = tmp_path / "mine.j2"
+    path.write_text('{% extends "quality.j2" %}' + USER)
+    with pytest.raises(UserError, match="shows no examples; "):
+        load_template(str(path)).require(load_material(examples="examples-quality"))
 
 
 def test_a_file_needs_no_endings_of_its_own(tmp_path: Path) -> None:
