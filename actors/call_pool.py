@@ -232,7 +232,11 @@ class CallPool:
         name = f"{self._name}-{self._spawned}"
         self._spawned += 1
         kind = LabelerWorker if self._local else ApiWorker
-        actor = spawn(kind, name, self._endpoint.actors, args=(self._endpoint, self._account, self._ledger))
+        try:
+            actor = spawn(kind, name, self._endpoint.actors, args=(self._endpoint, self._account, self._ledger))
+        except ValueError:
+            # A pool that died left a worker of this name, and Ray has not buried it yet: the next number will do.
+            return
         worker = _Worker(name, actor)
         self._workers.append(worker)
         worker.tasks.append(asyncio.create_task(self._open(worker)))

@@ -209,6 +209,8 @@ async def start_judges(config: JudgeConfig, *, seed: int, run: str, ledger_path:
         pool_name,
         ActorResources(cpus=0),
         args=(config, prices, seed, run, ledger, name),
+        # What it was asked is asked again of the next one, which finds in the ledger what was answered.
+        restarts=True,
         concurrency=_CALLS_AT_A_TIME,
     )
     return Judges(pool_name, pool, ledger, run)
