@@ -41,11 +41,12 @@ lint: setup
 docs: setup
 	$(BIN)/python -m scripts.config_reference
 
-# Complete locks for both kinds of machine, from pyproject.toml.
+# Complete locks for both kinds of machine, from pyproject.toml. PyPI's torch stands for the CPU build, which it lacks.
 lock: setup
 	for extra in cpu gpu; do \
-	  $(BIN)/uv pip compile -q --no-annotate --no-header --extra $$extra --extra dev --python-version 3.11 \
-	    --python-platform x86_64-manylinux_2_35 pyproject.toml | \
+	  resolved="$$(echo torch==2.13.0 | $(BIN)/uv pip compile -q --no-annotate --no-header --override - \
+	    --extra $$extra --extra dev --python-version 3.11 --python-platform x86_64-manylinux_2_35 pyproject.toml)" || exit; \
+	  echo "$$resolved" | LC_ALL=C sort | \
 	    grep -vE "^(torchvision|torchaudio|torchcodec)==$$(test $$extra = gpu || echo '|^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+)==')" \
 	    > locks/$$extra.txt; \
 	done
