@@ -28,6 +28,7 @@ from rlaif_ray.evaluation.run import (
     reward_summary,
     write_comparisons,
 )
+from rlaif_ray.judge.hygiene import normalised
 from rlaif_ray.labelling import over_budget_stop
 from rlaif_ray.loop import OnlineStages, train_on_policy
 from rlaif_ray.metrics import ANSWER_LENGTH, KL, PPO, REWARD, REWARD_MEAN, SFT, MetricsLog
@@ -38,7 +39,7 @@ from rlaif_ray.preferences.dataset import (
     write_judgements,
     write_preferences,
 )
-from rlaif_ray.preferences.pairing import Answer, are_too_similar, draw_pairs
+from rlaif_ray.preferences.pairing import Answer, draw_pairs
 from rlaif_ray.prompts import (
     Gold,
     PromptSplit,
@@ -93,7 +94,7 @@ class Done(BaseModel):
 
 class Collected(Done):
     labeler: LabelerSummary
-    not_sent: int  # pairs of answers too alike to be worth a judgement
+    not_sent: int  # pairs that were drawn and were not worth a judgement
 
 
 class Trained(Done):
@@ -200,7 +201,7 @@ class Pipeline:
         pairs = [pair for draw in draws for pair in draw.pairs]
         if not pairs:
             raise UserError(
-                "the policy gives the same answer every time, so there is nothing to compare; "
+                "the policy's answers to a prompt are empty or nearly the same, so there is nothing to compare; "
                 "raise collect.temperature or collect.answers_per_prompt"
             )
         preferences = await self._labelled(pairs, "collect")
@@ -227,7 +228,7 @@ class Pipeline:
                 gold_of(self._config.prompts),
                 spent_usd=await self._spent_usd(),
             ),
-            not_sent=sum(draw.too_similar for draw in draws),
+            not_sent=sum(draw.not_sent.total() for draw in draws),
         )
 
     async def _fit_reward(self) -> Done:
@@ -331,7 +332,7 @@ class Pipeline:
             )
             for prompt, old, new in zip(prompts, before, after, strict=True)
         ]
-        asked = [pair for pair in pairs if not are_too_similar(pair.response_a, pair.response_b, bound=1.0)]
+        asked = [pair for pair in pairs if normalised(pair.response_a) != normalised(pair.response_b)]
         judged = {one.pair.id: one for one in await self._labelled(asked, "evaluate")}
         return judge_verdicts([judged.get(pair.id) for pair in pairs], training_judge(self._config.judge.model))
 

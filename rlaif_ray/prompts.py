@@ -8,16 +8,16 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rlaif_ray.config import PromptsConfig, SftConfig, UserError
-from rlaif_ray.records import Demonstration, Message, Prompt, SampleRequest
+from rlaif_ray.records import Demonstration, Prompt, SampleRequest
+from rlaif_ray.rows import open_rows, prompt_in, text_in
 from rlaif_ray.toyworld import headlines
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def read_prompts(config: PromptsConfig, seed: int) -> PromptSplit:
     if config.path == TOY_WORLD:
         prompts = headlines.prompts(config.limit or _TOY_PROMPTS, seed)
     else:
-        rows = itertools.islice(_rows(config.path, "prompts.path"), config.limit)
-        prompts = [_prompt(row, config.field, where) for where, row in rows]
+        rows = itertools.islice(open_rows(config.path, "prompts.path"), config.limit)
+        prompts = [prompt_in(row, config.field, where) for where, row in rows]
     distinct = list({prompt.content: prompt for prompt in prompts}.values())
     held_out = config.held_out if config.held_out is not None else min(1000, len(distinct) // 5)
     if held_out < 1 or held_out >= len(distinct):
@@ -68,11 +68,11 @@ def read_demonstrations(config: SftConfig, seed: int) -> list[Demonstration]:
     if config.demonstrations == TOY_WORLD:
         return headlines.demonstrations(config.limit or _TOY_DEMONSTRATIONS, seed)
     demonstrations = []
-    for where, row in itertools.islice(_rows(config.demonstrations, "sft.demonstrations"), config.limit):
-        answer = row.get("answer")
-        if not isinstance(answer, str) or not answer:
-            raise UserError(f"{where}: needs a text `answer` beside its `prompt`")
-        demonstrations.append(Demonstration(_prompt(row, "prompt", where), answer))
+    for where, row in itertools.islice(open_rows(config.demonstrations, "sft.demonstrations"), config.limit):
+        answer = text_in(row, "answer", where)
+        if not answer:
+            raise UserError(f"{where}: answer: is empty; write one or take the line out")
+        demonstrations.append(Demonstration(prompt_in(row, "prompt", where), answer))
     return demonstrations
 
 
@@ -138,81 +138,3 @@ def _number(*parts: object) -> int:
     """63 bits from the parts; the same on every machine."""
     digest = hashlib.sha256(json.dumps([str(part) for part in parts]).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
-
-
-def _rows(path: str, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where it stands, row) of a JSONL or parquet file, or of a `datasets` dataset."""
-    file = Path(path)
-    if file.suffix in {".jsonl", ".json"}:
-        yield from _jsonl_rows(file, key)
-        return
-    if file.suffix == ".parquet":
-        if not file.is_file():
-            raise UserError(f"{key}: no file {path}")
-        import pyarrow.parquet
-
-        try:
-            table = pyarrow.parquet.read_table(file)
-        except pyarrow.ArrowInvalid as error:
-            raise UserError(f"{key}: {path} is not a parquet file ({str(error).splitlines()[0]})") from None
-        for number, row in enumerate(table.to_pylist()):
-            yield f"{path}, row {number}", row
-        return
-    import datasets
-
-    try:
-        dataset = datasets.load_dataset(path, split="train")
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{key}: {path!r} is neither a .jsonl or .parquet file nor a dataset that can be loaded "
-            f"({str(error).splitlines()[0]})"
-        ) from None
-    for number, row in enumerate(dataset):
-        yield f"{path}, row {number}", row
-
-
-def _jsonl_rows(file: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{key}: {file} cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{key}: {file} is not UTF-8 text; save it as UTF-8") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{file}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: is not JSON ({error.msg})") from None
-        if not isinstance(row, dict):
-            raise UserError(f'{where}: must be an object such as {{"prompt": "..."}}')
-        yield where, row
-
-
-def _prompt(row: dict[str, Any], field: str, where: str) -> Prompt:
-    """A prompt from a row's column: a text, or messages of which the last is the user's."""
-    value = row.get(field)
-    content: str | tuple[Message, ...]
-    if isinstance(value, str) and value.strip():
-        content = value
-    elif isinstance(value, list) and value:
-        content = tuple(_message(turn, where) for turn in value)
-        if content[-1].role != "user":
-            raise UserError(f"{where}: the conversation must end with a user's turn, not {content[-1].role}'s")
-    else:
-        known = ", ".join(row) or "none"
-        raise UserError(f"{where}: needs a text or a list of messages in {field!r} (its columns: {known})")
-    digest = hashlib.sha256(repr(content).encode()).hexdigest()[:12]
-    return Prompt(id=digest, content=content)
-
-
-def _message(turn: Any, where: str) -> Message:
-    if not (
-        isinstance(turn, dict)
-        and turn.get("role") in {"system", "user", "assistant"}
-        and isinstance(turn.get("content"), str)
-    ):
-        raise UserError(f"{where}: each message needs a role (system, user or assistant) and a text content")
-    return Message(turn["role"], turn["content"])

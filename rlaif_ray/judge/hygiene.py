@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import unicodedata
 from collections import Counter, defaultdict
 from enum import StrEnum
@@ -16,32 +15,11 @@ class NotSent(StrEnum):
     EMPTY = "an answer is empty"
     IDENTICAL = "the answers are the same but for white space"
     NEAR_IDENTICAL = "the answers are nearly the same"
-    REPEATED = "the same answers to the same prompt came before"
-
-
-class PairSieve:
-    """Sorts out pairs, remembering those that passed."""
-
-    def __init__(self, bound: float) -> None:
-        """`bound`: answers at least so similar are nearly the same; 1 takes out the identical ones alone."""
-        self._bound = bound
-        self._passed: set[bytes] = set()
-
-    def why_not_sent(self, pair: Pair) -> NotSent | None:
-        """Why this pair is not to be sent; None where it is. In either order of its answers, a pair passes once."""
-        reason = why_not_sent(pair, self._bound)
-        if reason is not None:
-            return reason
-        first, second = sorted((normalised(pair.response_a), normalised(pair.response_b)))
-        digest = hashlib.sha256(repr((pair.prompt.content, first, second)).encode()).digest()
-        if digest in self._passed:
-            return NotSent.REPEATED
-        self._passed.add(digest)
-        return None
 
 
 def why_not_sent(pair: Pair, bound: float) -> NotSent | None:
-    """What speaks against a pair by itself; None where nothing does."""
+    """What speaks against asking about a pair; None where nothing does. Answers whose similarity reaches `bound` are
+    nearly the same; a bound of 1 takes out the identical ones alone."""
     a, b = normalised(pair.response_a), normalised(pair.response_b)
     if not a or not b:
         return NotSent.EMPTY

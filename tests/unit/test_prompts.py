@@ -53,6 +53,17 @@ def test_conversations_are_read_whole(tmp_path: Path) -> None:
     }
 
 
+def test_an_id_is_its_contents_digest(tmp_path: Path) -> None:
+    """The first of SHA-256 of 'Hello' and of (Message(role='user', content='Hello'),), by sha256sum: the ids that
+    earlier runs have."""
+    path = jsonl(tmp_path / "p.jsonl", [{"prompt": "Hello"}, {"prompt": CONVERSATION[1:]}])
+    split = read_prompts(PromptsConfig(path=str(path), held_out=1), seed=0)
+    assert {prompt.text: prompt.id for prompt in split.train + split.held_out} == {
+        "Hello": "7c9078aaabae",
+        "user: Hello": "914474ce0449",
+    }
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
@@ -60,7 +71,7 @@ def test_conversations_are_read_whole(tmp_path: Path) -> None:
         ("[1]", "line 2: must be an object"),
         ('{"question": "x"}', "line 2: needs a text or a list of messages in 'prompt' (its columns: question)"),
         ('{"prompt": ""}', "line 2: needs a text or a list of messages"),
-        ('{"prompt": [{"role": "robot", "content": "x"}]}', "line 2: each message needs a role"),
+        ('{"prompt": [{"role": "robot", "content": "x"}]}', "line 2: prompt: each message needs a role"),
         ('{"prompt": [{"role": "assistant", "content": "x"}]}', "line 2: the conversation must end with a user's turn"),
     ],
 )
@@ -87,10 +98,26 @@ def test_a_split_that_leaves_nothing_is_refused(tmp_path: Path) -> None:
         read_prompts(PromptsConfig(path=str(path), held_out=4), seed=0)
 
 
-def test_demonstrations_need_an_answer(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "d.jsonl", [{"prompt": "a", "answer": "b"}, {"prompt": "c"}])
-    with pytest.raises(UserError, match="line 2: needs a text `answer`"):
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({"prompt": "c"}, "line 2: has no 'answer' (its columns: prompt)"),
+        ({"prompt": "c", "answer": None}, "line 2: answer: must be a text, not null"),
+        ({"prompt": "c", "answer": ""}, "line 2: answer: is empty"),
+        ({"answer": "d"}, "line 2: needs a text or a list of messages in 'prompt'"),
+    ],
+)
+def test_demonstrations_need_a_prompt_and_an_answer(tmp_path: Path, row: object, sentence: str) -> None:
+    path = jsonl(tmp_path / "d.jsonl", [{"prompt": "a", "answer": "b"}, row])
+    with pytest.raises(UserError) as error:
         read_demonstrations(SftConfig(demonstrations=str(path)), seed=0)
+    assert str(error.value).startswith(f"{path}, {sentence}")
+
+
+def test_a_limit_leaves_the_rest_unread(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "d.jsonl", [{"prompt": "a", "answer": "b"}, {"prompt": "c", "answer": "d"}, {}])
+    demonstrations = read_demonstrations(SftConfig(demonstrations=str(path), limit=2), seed=0)
+    assert [(one.prompt.text, one.answer) for one in demonstrations] == [("a", "b"), ("c", "d")]
 
 
 @given(count=st.integers(1, 12), start=st.integers(0, 40), length=st.integers(0, 40), cut=st.integers(0, 40))

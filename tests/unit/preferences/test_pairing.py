@@ -1,9 +1,8 @@
-from difflib import SequenceMatcher
-
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif_ray.preferences.pairing import Answer, are_too_similar, draw_pairs
+from rlaif_ray.judge.hygiene import NotSent
+from rlaif_ray.preferences.pairing import Answer, draw_pairs
 from rlaif_ray.records import Prompt
 
 PROMPT = Prompt("prompt-1", "Say something.")
@@ -17,14 +16,14 @@ def test_as_many_pairs_as_asked_and_none_twice() -> None:
     draw = draw_pairs(PROMPT, answers("a", "b", "c", "d"), 3, seed=0, similarity_bound=1.0)
     assert len(draw.pairs) == 3
     assert len({frozenset((pair.sample_a, pair.sample_b)) for pair in draw.pairs}) == 3
-    assert draw.too_similar == 0
+    assert not draw.not_sent
 
 
 def test_identical_answers_are_counted_and_others_take_their_place() -> None:
     """Of a, a, b: one pair is identical and two are not. Asked for 3, it gives the 2 and counts the 1."""
     draw = draw_pairs(PROMPT, answers("a", " a\n", "b"), 3, seed=0, similarity_bound=1.0)
     assert len(draw.pairs) == 2
-    assert draw.too_similar == 1
+    assert draw.not_sent == {NotSent.IDENTICAL: 1}
     assert all({pair.response_a.strip(), pair.response_b} & {"b"} or pair.response_a == "b" for pair in draw.pairs)
 
 
@@ -45,19 +44,14 @@ def test_neither_place_belongs_to_the_earlier_sample() -> None:
     assert 60 < first_places.count("sample-0") < 140
 
 
-def test_similarity() -> None:
-    """ "abcd" and "bcde" share bcd: 2 * 3 / 8 = .75."""
-    assert are_too_similar("abcd", "bcde", 0.75)
-    assert not are_too_similar("abcd", "bcde", 0.76)
-    assert not are_too_similar("abcd", "abce", 1.0)
-    assert are_too_similar("", " ", 1.0)
-
-
-@given(st.text("abc ", max_size=12), st.text("abc ", max_size=12), st.floats(0.01, 0.99))
-def test_the_cheap_bounds_change_nothing(a: str, b: str, bound: float) -> None:
-    plain_a, plain_b = " ".join(a.split()), " ".join(b.split())
-    ratio = SequenceMatcher(None, plain_a, plain_b, autojunk=False).ratio()
-    assert are_too_similar(a, b, bound) == (plain_a == plain_b or ratio >= bound)
+def test_what_is_not_sent_is_counted_by_reason() -> None:
+    """Of a word, nothing, a sentence of 60 characters and the same but for one, three pairs hold nothing, one is .983
+    similar, and two are worth asking about."""
+    sentence = "the parade drew a crowd to the square and the rain held off "[:59]
+    draw = draw_pairs(PROMPT, answers("storm", " \n", sentence + ".", sentence + "!"), 6, seed=0, similarity_bound=0.95)
+    assert draw.not_sent == {NotSent.EMPTY: 3, NotSent.NEAR_IDENTICAL: 1}
+    assert len(draw.pairs) == 2
+    assert all("storm" in {pair.response_a, pair.response_b} for pair in draw.pairs)
 
 
 @given(st.lists(st.sampled_from("abcd"), min_size=0, max_size=6), st.integers(1, 20), st.integers(0, 5))
@@ -67,9 +61,9 @@ def test_what_is_sent_and_what_is_counted_are_all_pairs_where_all_are_asked_for(
     draw = draw_pairs(PROMPT, answers(*texts), count, seed, 1.0)
     possible = len(texts) * (len(texts) - 1) // 2
     assert len(draw.pairs) <= count
-    assert len(draw.pairs) + draw.too_similar <= possible
+    assert len(draw.pairs) + draw.not_sent.total() <= possible
     if len(draw.pairs) < count:
-        assert len(draw.pairs) + draw.too_similar == possible
+        assert len(draw.pairs) + draw.not_sent.total() == possible
 
 
 def test_a_pair_keeps_its_prompt_and_samples() -> None:
