@@ -93,15 +93,14 @@ def _read(
     """By log-probabilities, else by the reply's words."""
     if completion.declined:
         return ScoreReading(Outcome.ABSTAINED, completion.declined)
+    least = max(settings.min_label_mass, _NEGLIGIBLE)
     try:
-        listed = completion.top_tokens(label_position(completion))
-        weights = _weights(listed, scale)
-        mass = sum(weights.values())
-        if mass >= max(settings.min_label_mass, _NEGLIGIBLE):
-            return _weigh((yield from _finish(weights, request, completion, scale)), scale)
-        reading = ScoreReading(
-            Outcome.ABSTAINED, f"the scale has probability {mass:.3g}, less than {settings.min_label_mass:g}", mass=mass
-        )
+        weights = _weights(completion.top_tokens(label_position(completion)), scale)
+        if sum(weights.values()) >= least:
+            weights = yield from _finish(weights, request, completion, scale)
+        reading = _weigh(weights, scale, least)
+        if reading.outcome is Outcome.SCORED:
+            return reading
     except MalformedReply as error:
         reading = ScoreReading(Outcome.ABSTAINED, str(error))
     score = _stated_score(completion, scale)
@@ -172,11 +171,14 @@ def _spread(
     return finished
 
 
-def _weigh(weights: dict[str, float], scale: tuple[int, int]) -> ScoreReading:
-    """Mean and entropy (in nats) over the points that are listed: what is not has less than the last that is."""
+def _weigh(weights: dict[str, float], scale: tuple[int, int], least: float) -> ScoreReading:
+    """Mean and entropy over the points that are listed: what is not has less than the last that is."""
     points = range(scale[0], scale[1] + 1)
     masses = [weights.get(str(point), 0.0) for point in points]
     mass = sum(masses)
+    if mass < least:
+        reason = f"the scale has probability {mass:.3g}, less than {least:g}"
+        return ScoreReading(Outcome.ABSTAINED, reason, mass=mass)
     probabilities = tuple(each / mass for each in masses)
     return ScoreReading(
         Outcome.SCORED,

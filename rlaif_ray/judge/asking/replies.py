@@ -100,6 +100,11 @@ def read_completion(raw: str) -> Completion:
     )
 
 
+def storable(text: str) -> str:
+    """The text with halves of surrogate pairs replaced: legal in JSON, and nothing that could be sent or stored."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
 def model_returned(raw: str) -> str:
     """The model that answered, as the endpoint names it, with its fingerprint where it gives one; empty where it does
     not say."""
@@ -165,7 +170,4 @@ def _arguments(tool_calls: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """Half a surrogate pair is legal JSON, and no text that could be sent or stored."""
-    if not isinstance(value, str):
-        return ""
-    return value if value.isascii() else value.encode(errors="replace").decode()
+    return storable(value) if isinstance(value, str) else ""

@@ -39,8 +39,8 @@ class Statement(Generic[V]):
 
 
 def ask_stated(question: PairQuestion, abilities: Abilities, settings: AskSettings) -> Steps[Reading]:
-    """Probability of the first label from counted verdicts, of those that could be read. At most two calls a
-    sample."""
+    """Probability of the first label from counted verdicts, of those that could be read. At most three calls
+    a sample."""
     try:
         votes = yield from ask_statements(
             question.state(abilities.form),

@@ -12,6 +12,8 @@ import re
 from functools import lru_cache
 from typing import Any
 
+from rlaif_ray.judge.asking.replies import storable
+
 _EMPHASIS = re.compile(r"[*_`$]+")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
@@ -59,7 +61,7 @@ def share_of_votes(first: int, second: int) -> float:
 def reasoning_of(text: str) -> str:
     """What a reply says beside its verdict: the field of a JSON reply, else all of it."""
     reasoning = dict(_last_object(text) or ()).get("reasoning")
-    return reasoning if isinstance(reasoning, str) else text.strip()
+    return storable(reasoning) if isinstance(reasoning, str) else text.strip()
 
 
 def _json_value(text: str, key: str) -> str | None:

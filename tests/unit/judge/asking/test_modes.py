@@ -88,7 +88,7 @@ def test_whatever_a_judge_replies_a_pair_ends_scored_or_with_a_reason(
         assert reading.rung is not None
 
 
-@given(st.data(), abilities, settings, st.sampled_from([(1, 10), (1, 5), (0, 100)]))
+@given(st.data(), abilities, settings, st.sampled_from([(1, 10), (1, 5), (0, 100), (10, 20)]))
 def test_whatever_a_judge_replies_a_score_is_on_the_scale_or_there_is_a_reason(
     data: st.DataObject, abilities: Abilities, settings: AskSettings, scale: tuple[int, int]
 ) -> None:

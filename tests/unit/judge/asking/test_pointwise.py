@@ -100,6 +100,12 @@ def test_a_hundred_is_read_digit_by_digit() -> None:
     assert reading.score == pytest.approx(62.5)
 
 
+def test_the_beginning_of_a_point_is_no_point() -> None:
+    """On 10 to 20 "1" at .9 begins a point, and nothing that could follow it is listed."""
+    reading, _ = ask(chat("1.", {"1": 0.9}, {".": 1.0}), chat("Hm."), question=Pointwise(scale=(10, 20)))
+    assert (reading.outcome, reading.score, reading.mass) == (Outcome.ABSTAINED, None, 0.0)
+
+
 def test_below_the_mass_words_are_read_and_then_the_number_is_asked_for_alone() -> None:
     reading, batches = ask(chat("Score: 7", {"Score": 0.9, "7": 0.1}, {":": 1.0}))
     assert (reading.score, reading.rung, len(batches)) == (7.0, Rung.TEXT, 1)

@@ -127,6 +127,10 @@ def test_the_reasoning_is_the_field_of_a_json_reply_and_all_of_another() -> None
     assert reasoning_of(" It lacks detail.\nVerdict: 1 ") == "It lacks detail.\nVerdict: 1"
 
 
+def test_reasoning_can_be_stored_whatever_its_escapes_say() -> None:
+    reasoning_of('{"reasoning": "\\ud83d", "verdict": "1"}').encode()
+
+
 def test_votes_are_shared_under_jeffreys_prior() -> None:
     """3 of 4: 3.5 / 5; 0 of 1: .5 / 2."""
     assert share_of_votes(3, 1) == 0.7
