@@ -24,7 +24,7 @@ from rlaif_ray.judge.token_estimate import CallSize, TokenEstimate, Usage
 
 # Leases are given up to so long ahead of their moment, so that neither a late timer nor a slow message costs the quota
 # anything, and so that fast quotas are served in batches: those of half that time at once.
-LOOKAHEAD_S = 0.1
+LOOKAHEAD_S = 0.2
 
 # How long a slot of an endpoint without known rates may be used again before it comes back to be shared out.
 REUSE_S = 0.3
@@ -42,7 +42,7 @@ _WIDER_EVERY_S = 2.0
 
 # How much unused time may be made up for by calling faster, at the least margin. A wider margin is a sign of short
 # windows, so less is made up for.
-_CREDIT_S = 0.15
+_CREDIT_S = 0.3
 
 # How finely a minute's charges are kept.
 _BUCKET_S = 0.05
