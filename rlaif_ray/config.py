@@ -6,12 +6,14 @@ Everything that can be wrong with it is found at load, and said in one sentence 
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 Positive = Annotated[int, Field(gt=0)]
@@ -19,6 +21,17 @@ NonNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+# What a request sets itself, and what would have it cost more than the bound that a budget is held to.
+_OF_A_REQUEST = frozenset(
+    {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "logprobs", "top_logprobs"}
+    | {"response_format", "tools", "tool_choice", "structured_outputs", "continue_final_message"}
+    | {"add_generation_prompt", "n", "best_of", "stream"}
+)
+_HEADER_OF_A_KEY = re.compile(
+    r"(.*[-_])?(auth(orization|entication)?|cookie|(api)?key|token|secret|password)", re.IGNORECASE
+)
+_ADDRESS = re.compile(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", re.IGNORECASE)
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -195,6 +208,35 @@ class EndpointConfig(Section):
     """The longest conversation of a local labeler, its reply included, where its model bears as much."""
     trust_remote_code: bool = False
     """Run code that comes with a local labeler's model."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_address(cls, base_url: str | None) -> str | None:
+        if base_url is not None and not _ADDRESS.fullmatch(base_url):
+            # Unquoted, as a key may be in it.
+            raise ValueError("must be http(s)://HOST/PATH and no more, such as http://127.0.0.1:8000/v1")
+        return base_url
+
+    @field_validator("extra_headers")
+    @classmethod
+    def _hold_no_key(cls, extra_headers: dict[str, str]) -> dict[str, str]:
+        for name in filter(_HEADER_OF_A_KEY.fullmatch, extra_headers):
+            raise ValueError(
+                f"{name} would carry a key, and a config is written to the run directory; "
+                "say where the key lies with api_key_env or api_key_file"
+            )
+        return extra_headers
+
+    @field_validator("extra_body")
+    @classmethod
+    def _leaves_requests_alone(cls, extra_body: dict[str, Any]) -> dict[str, Any]:
+        for name in sorted(_OF_A_REQUEST & extra_body.keys()):
+            raise ValueError(f"{name} is set by each request itself, or would cost more than is counted; take it out")
+        try:
+            json.dumps(extra_body, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"must be what JSON can hold ({error}); quote what is text") from None
+        return extra_body
 
     @model_validator(mode="after")
     def _one_key(self) -> EndpointConfig:
@@ -458,9 +500,10 @@ def _validated(kind: type[Config], tree: dict[str, Any], path: Path, overrides: 
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        problem = error.errors()[0]
+        # A misspelt key first: where it is a required one, that is missing too.
+        problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in problem["loc"])
-        overridden = any(override.partition("=")[0] == key for override in overrides)
+        overridden = any(f"{key}.".startswith(f"{override.partition('=')[0]}.") for override in overrides)
         raise UserError(("" if overridden else f"{path}: ") + _sentence(problem, key)) from None
 
 
@@ -516,13 +559,15 @@ def _sentence(problem: ErrorDetails, key: str) -> str:
     if problem["type"] == "extra_forbidden":
         section: Any = RunConfig
         for part in problem["loc"][:-1]:
-            section = _section_at(section, str(part))
+            if isinstance(part, str):  # a number counts the sections of a list
+                section = _section_at(section, part)
         return _unknown(key, section)
     if problem["type"] == "missing":
-        return f"{key} is missing; set it in the file or as {key}=VALUE"
+        in_a_list = any(isinstance(part, int) for part in problem["loc"])
+        return f"{key} is missing; set it" + ("" if in_a_list else f" in the file or as {key}=VALUE")
     if problem["type"] == "value_error":
         message = str(problem["ctx"]["error"])
-        return message if not key or key.split(".")[0] in message else f"{key}: {message}"
+        return message if not key or f"{key}." in message else f"{key}: {message}"
     return f"{key}: {_one_line(problem['msg'])} (it is {problem['input']!r})"
 
 

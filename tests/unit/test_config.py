@@ -86,9 +86,147 @@ def test_a_file_may_stand_on_another(minimal: Path) -> None:
     assert (config.seed, config.judge.model, config.judge.template) == (4, "some-judge", "headlines")
 
 
-def test_a_budget_without_prices_is_refused(minimal: Path) -> None:
-    with pytest.raises(UserError, match=r"judge\.budget_usd needs judge\.price"):
-        load_config(minimal, ["judge.base_url=http://127.0.0.1:1/v1", "judge.budget_usd=5"])
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("judge.ensemble=[{modle: x}]", "judge.ensemble.0.modle is not a known key; did you mean model?"),
+        (
+            "judge.ensemble=[{model: x}, {model: y, price: {inptu: 1, output: 1}}]",
+            "judge.ensemble.1.price.inptu is not a known key; did you mean input?",
+        ),
+        ("judge.ensemble=[{weight: 2}]", "judge.ensemble.0.model is missing; set it"),
+        (
+            "judge.cascade={judge: {model: x}, margn: .1}",
+            "judge.cascade.margn is not a known key; did you mean margin?",
+        ),
+        (
+            "judge.cascade={judge: {model: x, wieght: 2}}",
+            "judge.cascade.judge.wieght is not a known key; did you mean weight?",
+        ),
+        ("judge.fallback={modle: x}", "judge.fallback.modle is not a known key; did you mean model?"),
+    ],
+)
+def test_keys_of_further_judges_are_named_whole(minimal: Path, override: str, sentence: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_config(minimal, [override])
+    assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        "x:8000/v1",
+        "ftp://x/v1",
+        "http:///v1",
+        "http://x y/v1",
+        "nonsense",
+        "https://someone:secret@x/v1",
+        "https://x/v1?key=secret",
+    ],
+)
+def test_an_address_is_http_and_holds_no_key(minimal: Path, base_url: str) -> None:
+    with pytest.raises(UserError, match=r"^judge\.base_url: must be http\(s\)://HOST/PATH") as error:
+        load_config(minimal, [f"judge.base_url={base_url}"])
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("base_url", ["http://127.0.0.1:8000/v1", "HTTPS://api.x.org/a/v1/", "http://[::1]:80"])
+def test_addresses(minimal: Path, base_url: str) -> None:
+    assert load_config(minimal, [f"judge.base_url='{base_url}'"]).judge.base_url == base_url
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Authorization",
+        "proxy-authorization",
+        "api-key",
+        "apikey",
+        "X-API-Key",
+        "Ocp-Apim-Subscription-Key",
+        "X-Auth-Token",
+        "Cookie",
+    ],
+)
+def test_no_header_holds_a_key(minimal: Path, header: str) -> None:
+    with pytest.raises(
+        UserError, match=rf"^judge\.extra_headers: {header} would .*api_key_env or api_key_file"
+    ) as error:
+        load_config(minimal, [f"judge.extra_headers={{X-Team: blue, {header}: secret}}"])
+    assert "secret" not in str(error.value)
+
+
+def test_other_headers_and_fields_are_taken(minimal: Path) -> None:
+    headers = "{X-Team: blue, OpenAI-Organization: org-1, Keyboard: qwerty}"
+    judge = load_config(
+        minimal,
+        [f"judge.extra_headers={headers}", "judge.extra_body={reasoning_effort: low, seed: 3, think: {deep: false}}"],
+    ).judge
+    assert set(judge.extra_headers) == {"X-Team", "OpenAI-Organization", "Keyboard"}
+    assert judge.extra_body == {"reasoning_effort": "low", "seed": 3, "think": {"deep": False}}
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "model",
+        "messages",
+        "n",
+        "stream",
+        "max_tokens",
+        "max_completion_tokens",
+        "logprobs",
+        "top_logprobs",
+        "temperature",
+        "tools",
+        "tool_choice",
+        "response_format",
+        "structured_outputs",
+        "continue_final_message",
+        "add_generation_prompt",
+    ],
+)
+def test_extra_fields_leave_requests_alone(minimal: Path, field: str) -> None:
+    with pytest.raises(UserError, match=rf"^judge\.extra_body: {field} is set by each request itself"):
+        load_config(minimal, [f"judge.extra_body={{seed: 3, {field}: 2}}"])
+
+
+@pytest.mark.parametrize("value", ["2026-01-01", ".inf"])
+def test_extra_fields_are_json(minimal: Path, value: str) -> None:
+    with pytest.raises(UserError, match=r"^judge\.extra_body: must be what JSON can hold"):
+        load_config(minimal, [f"judge.extra_body={{field: {value}}}"])
+
+
+@pytest.mark.parametrize(
+    ("judge", "sentence"),
+    [
+        ("when_spent: fallback", "judge.when_spent=fallback and judge.fallback need each other"),
+        ("fallback: {model: x}", "judge.when_spent=fallback and judge.fallback need each other"),
+        ("templates_per_pair: 2", "judge.templates_per_pair (2) exceeds the templates (1)"),
+        ("template: [a, b], templates_per_pair: 3", "judge.templates_per_pair (3) exceeds the templates (2)"),
+        ("principles_per_pair: 2", "judge.principles_per_pair needs judge.principles"),
+        ("rubric_check: true", "judge.rubric_check needs judge.rubric"),
+        ("clamp: [0.6, 0.4]", "judge.clamp: its lower bound (0.6) exceeds its upper (0.4)"),
+        ("api_key_env: A, api_key_file: b", "judge: set api_key_env or api_key_file, not both"),
+        (
+            "ensemble: [{model: x, api_key_env: A, api_key_file: b}]",
+            "judge.ensemble.0: set api_key_env or api_key_file, not both",
+        ),
+        ("ensemble: [{model: x, base_url: x}]", "judge.ensemble.0.base_url: must be http(s)://HOST/PATH"),
+        ("actors: {min: 3, max: 2}", "judge.actors: min (3) must not exceed max (2)"),
+    ],
+)
+def test_a_judge_that_makes_no_sense_is_refused(tmp_path: Path, judge: str, sentence: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(MINIMAL.replace("some-judge", f"some-judge, {judge}"))
+    with pytest.raises(UserError) as error:
+        load_config(path)
+    assert str(error.value).startswith(f"{path}: {sentence}")
+
+
+def test_a_value_within_an_override_is_the_overrides(minimal: Path) -> None:
+    with pytest.raises(UserError, match=r"^judge\.price\.input: "):
+        load_config(minimal, ["judge.price={input: -1, output: 2}"])
 
 
 def test_configs_are_frozen(minimal: Path) -> None:
