@@ -573,7 +573,9 @@ def _sentence(problem: ErrorDetails, key: str) -> str:
 
 def _unknown(key: str, section: Any) -> str:
     known = list(section.model_fields) if section is not None else []
-    close = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
+    misspelt = key.rpartition(".")[2]
+    close = difflib.get_close_matches(misspelt, known)
+    close.sort(key=lambda name: sorted(name) != sorted(misspelt))  # swapped letters before all else
     hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
     return f"{key} is not a known key; {hint}"
 
