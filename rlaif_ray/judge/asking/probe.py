@@ -47,24 +47,27 @@ def probe(mode: Mode = Mode.AUTO) -> Steps[Abilities]:
     """The abilities of an endpoint that is to be asked in a `mode`. Raises NoCompletion where it gives no answer to
     any request, or a call fails."""
     reply = yield from _try(Request(_QUESTION, max_tokens=1, temperature=0.0, top_logprobs=MOST_LOGPROBS))
-    abilities = Abilities(form=Form.TEXT) if reply.chooses else (yield from _one_by_one())
+    abilities = Abilities(form=Form.TEXT) if reply.chooses else (yield from _one_by_one(reply))
     if mode is Mode.STATED or (mode is Mode.AUTO and not abilities.top_logprobs):
         return (yield from _with_form(abilities))
     return abilities
 
 
-def _one_by_one() -> Steps[Abilities]:
-    plain = Request(_QUESTION, max_tokens=_FEW_TOKENS, temperature=None)
+def _one_by_one(whole: _Trial) -> Steps[Abilities]:
+    plain = Request(_QUESTION, max_tokens=_FEW_TOKENS, temperature=0.0)
+    # Where the whole was not refused, the temperature in it was not.
+    settable = not whole.refusal or not (yield from _try(plain)).refusal
+    if not settable:
+        plain = replace(plain, temperature=None)
     limits = (1, _FEW_TOKENS, _MANY_TOKENS)
     lists = (MOST_LOGPROBS, _FEW_LOGPROBS)
     replies = yield from together(
         [
             *(_try(replace(plain, max_tokens=limit)) for limit in limits),
             *(_try(replace(plain, top_logprobs=count)) for count in lists),
-            _try(replace(plain, temperature=0.0)),
         ]
     )
-    worded, listing, cold = replies[: len(limits)], replies[len(limits) : -1], replies[-1]
+    worded, listing = replies[: len(limits)], replies[len(limits) :]
     # A judge too weak for the question still shows how much room words need.
     obeying = [limit for limit, reply in zip(limits, worded, strict=True) if reply.verdict]
     speaking = [limit for limit, reply in zip(limits, worded, strict=True) if reply.speaks]
@@ -79,7 +82,7 @@ def _one_by_one() -> Steps[Abilities]:
             0,
         ),
         shortest_reply=shortest,
-        temperature=not cold.refusal,
+        temperature=settable,
         form=Form.TEXT,
         stated_tokens=_MANY_TOKENS if thinks else Abilities().stated_tokens,
     )
