@@ -37,9 +37,7 @@ def opinion_of_orders(judgements: Sequence[Judgement], weight: float) -> Opinion
     return _opinion(judgements, weight, outcome, reason, p_ab=p_ab, p_ba=p_ba)
 
 
-def opinion_of_rubric(
-    scores: Sequence[Judgement], p: float | None, verdict: Opinion | None, weight: float
-) -> Opinion:
+def opinion_of_rubric(scores: Sequence[Judgement], p: float | None, verdict: Opinion | None, weight: float) -> Opinion:
     """One member's opinion from an answer-by-answer rubric. `p` is None where a score is missing. `verdict`, where it
     was asked for as a check, is only compared."""
     judgements = (*scores, *(verdict.judgements if verdict is not None else ()))

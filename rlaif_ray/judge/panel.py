@@ -83,6 +83,12 @@ class Panel:
         )
         for template in self._templates:
             template.require(self._material)
+        _refuse_too_many(config.principles_per_pair, len(self._material.principles), config.principles)
+        if self._score_template.rubric:
+            raise UserError(
+                f"judge.score_template: {config.score_template} asks about a rubric's criterion, and an answer alone is "
+                "scored on the whole; name another template"
+            )
         self._settings = AskSettings(
             min_label_mass=config.min_label_mass,
             samples=config.samples,
@@ -342,6 +348,11 @@ class Panel:
             score=reading.score,
             criterion=criterion,
         )
+
+
+def _refuse_too_many(asked: int, there: int, file: str | None) -> None:
+    if file is not None and asked > there:
+        raise UserError(f"judge.principles_per_pair ({asked}) exceeds the {there} principles of {file}")
 
 
 def resolved_mode(endpoint: EndpointConfig, abilities: Abilities, template: Template) -> Mode:

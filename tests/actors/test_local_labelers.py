@@ -40,7 +40,7 @@ def exact_p_first(pair: Pair, order: Order) -> float:
 
     path = headlines.model_path("toyworld:judge")
     tokenizer = AutoTokenizer.from_pretrained(path)
-    messages = load_template("headlines").messages(pair, order)
+    messages = load_template("headlines").question(pair, order).choose()
     text = tokenizer.apply_chat_template(
         [{"role": message.role, "content": message.content} for message in messages],
         tokenize=False,
@@ -56,7 +56,7 @@ def exact_p_first(pair: Pair, order: Order) -> float:
 @pytest.mark.timeout(180)
 async def test_labels_are_the_models_own_and_a_second_run_loads_no_model(tmp_path: Path) -> None:
     asked = pairs(300)
-    judges = start_judges(CONFIG, seed=0, ledger_path=tmp_path / "ledger.sqlite")
+    judges = await start_judges(CONFIG, seed=0, run="run", ledger_path=tmp_path / "ledger.sqlite")
     preferences = await judges.label(asked, "collect")
     await judges.stop()
     assert {preference.outcome for preference in preferences} == {Outcome.SCORED}
@@ -67,9 +67,10 @@ async def test_labels_are_the_models_own_and_a_second_run_loads_no_model(tmp_pat
             assert judgement.cost_usd is None
 
     started = time.monotonic()
-    again = start_judges(
+    again = await start_judges(
         CONFIG.model_copy(update={"actors": CONFIG.actors.model_copy(update={"min": 0})}),
         seed=0,
+        run="run",
         ledger_path=tmp_path / "ledger.sqlite",
     )
     repeated = await again.label(asked, "collect")
@@ -83,7 +84,7 @@ async def test_labels_are_the_models_own_and_a_second_run_loads_no_model(tmp_pat
 async def test_a_prompt_that_does_not_fit_fails_alone(tmp_path: Path) -> None:
     fitting, long = pairs(2)
     long = Pair(long.id, long.prompt, "storm " * 300, "vote")
-    judges = start_judges(CONFIG, seed=0, ledger_path=tmp_path / "ledger.sqlite")
+    judges = await start_judges(CONFIG, seed=0, run="run", ledger_path=tmp_path / "ledger.sqlite")
     scored, failed = await judges.label([fitting, long], "collect")
     await judges.stop()
     assert scored.outcome is Outcome.SCORED

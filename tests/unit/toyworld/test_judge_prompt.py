@@ -38,7 +38,7 @@ def test_fast_token_ids_are_those_of_the_template(drawn: tuple[np.ndarray, Answe
     tokens, lengths = judge_training.encode_pairs(facts, first, second)
     for row in range(ROWS):
         pair = Pair("p", prompt_of(facts[row]), text_of(first, row), text_of(second, row))
-        messages = [{"role": m.role, "content": m.content} for m in template.messages(pair, Order.AB)]
+        messages = [{"role": m.role, "content": m.content} for m in template.question(pair, Order.AB).choose()]
         rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
         assert tokens[row, : lengths[row]].tolist() == rendered
         assert rendered == tokenizer("".join(message["content"] for message in messages))["input_ids"]
