@@ -44,7 +44,11 @@ def choose(top: Sequence[TokenLogprob], labels: tuple[str, str], min_label_mass:
     other label's own entry, the bound is what probability the list leaves. Abstains where the labels' listed mass is
     below `min_label_mass`, or where neither is listed: no number is made up.
     """
-    listed = tuple(_logprob([entry.logprob for entry in top if bare(entry.token) == label]) for label in labels)
+    spellings: dict[str, list[float]] = {label: [] for label in labels}
+    for entry in top:
+        if (word := bare(entry.token)) in spellings:
+            spellings[word].append(entry.logprob)
+    listed = tuple(_logprob(spellings[label]) for label in labels)
     if listed == (None, None):
         return Reading(
             Outcome.ABSTAINED, f"neither {labels[0]!r} nor {labels[1]!r} is among the listed tokens", label_mass=0.0
