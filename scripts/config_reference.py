@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -14,6 +15,19 @@ from pydantic_core import PydanticUndefined
 from rlaif_ray.config import RunConfig
 
 TARGET = Path(__file__).parents[1] / "docs" / "config.md"
+
+# The open sections, outermost first, with their names.
+Sections: TypeAlias = tuple[tuple[str, type[BaseModel]], ...]
+
+_NAMES: dict[Any, str] = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    Path: "path",
+    NoneType: "none",
+    Any: "anything",
+}
 
 HEAD = """# Every config key
 
@@ -25,38 +39,72 @@ with the keys as they stand here. A file may stand on another, `base: FILE`, and
 """
 
 
-def rows(section: type[BaseModel], defaults: BaseModel | None, prefix: str = "") -> Iterator[str]:
+def rows(section: type[BaseModel], defaults: BaseModel | None, above: Sections) -> Iterator[str]:
     """A line a key, sections opened. `defaults` is the section as its parent sets it, where the parent does."""
     for name, field in section.model_fields.items():
+        key = ".".join([*(outer for outer, _ in above), name])
         default = field.default if defaults is None else getattr(defaults, name)
-        inner = next((kind for kind in (field.annotation, *get_args(field.annotation)) if is_section(kind)), None)
-        if inner is not None:
-            yield from rows(inner, default if isinstance(default, BaseModel) else None, f"{prefix}{name}.")
-            continue
-        shown = "required" if default is PydanticUndefined else "none" if default is None else f"`{default}`"
-        meaning = " ".join((field.description or "").split())
-        yield f"| `{prefix}{name}` | {value_name(field.annotation)} | {shown} | {meaning} |"
+        kind = field.annotation
+        inner = next((part for part in (kind, *get_args(kind)) if is_section(part)), None)
+        if inner is None:
+            yield row(key, value_name(kind), default, field.description)
+        elif like := next((outer for outer, opened in above if issubclass(opened, inner)), ""):
+            yield row(key, repeated(kind, inner, like), default, field.description)
+        else:
+            if default is None:
+                yield row(key, "the keys below, or none", None, field.description or vars(inner).get("__doc__"))
+            yield from rows(inner, default if is_section(type(default)) else None, (*above, (name, inner)))
+
+
+def row(key: str, value: str, default: Any, meaning: str | None) -> str:
+    """One line of the table."""
+    cells = (f"`{key}`", value, default_name(default), " ".join((meaning or "").split()))
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def default_name(default: Any) -> str:
+    """A default as it would be written in YAML."""
+    if default is PydanticUndefined:
+        return "required"
+    if default is None:
+        return "none"
+    return f"`{default if isinstance(default, str | Path) else json.dumps(default)}`"
 
 
 def is_section(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
+def repeated(annotation: Any, section: type[BaseModel], like: str) -> str:
+    """What to write where an open section's keys stand again."""
+    first, *_, last = section.model_fields
+    one = f"a {like}, with the keys of `{like}` from `{first}` to `{last}`"
+    if get_origin(annotation) is tuple:
+        return f"list; each {one}"
+    return f"{one}, or none" if NoneType in get_args(annotation) else one
+
+
 def value_name(annotation: Any) -> str:
     """What to write there, in words."""
-    if get_origin(annotation) is Annotated:
-        return value_name(get_args(annotation)[0])
-    if get_origin(annotation) is Literal:
-        return ", ".join(f"`{choice}`" for choice in get_args(annotation))
-    if get_args(annotation):
-        return " or ".join(value_name(part) for part in get_args(annotation))
-    names = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path", NoneType: "none"}
-    return names[annotation]
+    kind, parts = get_origin(annotation), get_args(annotation)
+    if kind is Annotated:
+        return value_name(parts[0])
+    if kind is Literal:
+        return ", ".join(f"`{choice}`" for choice in parts)
+    if kind is tuple and parts[-1] is Ellipsis:
+        return f"list of {value_name(parts[0])}s"
+    if kind is tuple:
+        return f"[{', '.join(value_name(part) for part in parts)}]"
+    if kind is dict:
+        return f"mapping of {value_name(parts[0])} to {value_name(parts[1])}"
+    if parts:
+        return " or ".join(value_name(part) for part in parts)
+    return _NAMES[annotation]
 
 
 def reference() -> str:
     """The whole page."""
-    return HEAD + "\n".join(rows(RunConfig, None)) + "\n"
+    return HEAD + "\n".join(rows(RunConfig, None, ())) + "\n"
 
 
 if __name__ == "__main__":
