@@ -14,7 +14,8 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import islice
+from typing import Any, TypeAlias
 
 import ray
 from ray.exceptions import RayActorError
@@ -42,8 +43,10 @@ _LEASE_MARGIN_S = 15.0
 # What went out just before a keeper died is not known to the next.
 _CAUTION_S = 1.0
 
-# Calls that are asked for at a time.
-_MOST_ASKED = 64
+# Calls that one message asks for, and messages under way at a time: more than one, so that the way there and back costs
+# nothing.
+_MOST_ASKED = 32
+_TAKERS = 4
 
 # The spacing that late requests keep, as a share of what they should have had.
 _CATCH_UP = 0.8
@@ -51,6 +54,9 @@ _CATCH_UP = 0.8
 # How long a keeper that is gone may take to come back.
 _PATIENCE_S = 30.0
 _AGAIN_S = 0.2
+
+
+_Waiter: TypeAlias = tuple[CallSize, asyncio.Future[Lease]]
 
 
 class CallTooLarge(Exception):
@@ -139,10 +145,9 @@ class Limiter:
         self._holder: str = context.get_actor_id() or context.get_worker_id()
         self._actor = _connect(endpoint, heir=False)
         self._epoch: int | None = None
-        self._waiting: dict[Priority, deque[tuple[CallSize, asyncio.Future[Lease]]]] = {
-            priority: deque() for priority in Priority
-        }
-        self._takers: dict[Priority, asyncio.Task[None]] = {}
+        self._waiting: dict[Priority, deque[_Waiter]] = {priority: deque() for priority in Priority}
+        self._asked = dict.fromkeys(Priority, 0)  # of those that wait, the first so many
+        self._takers: dict[Priority, set[asyncio.Task[None]]] = {priority: set() for priority in Priority}
         self._held: dict[int, tuple[Lease, float]] = {}  # and when it came
         self._refused_at = -math.inf
         self._last = 0.0, 0.0  # when the last request was due, and when it went out
@@ -153,9 +158,11 @@ class Limiter:
         """Wait until a request of this size may be sent: it is to be sent at once. Raises CallTooLarge."""
         future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self._waiting[priority].append((size, future))
-        taker = self._takers.get(priority)
-        if taker is None or taker.done():
-            self._takers[priority] = asyncio.create_task(self._take(priority))
+        takers = self._takers[priority]
+        if len(takers) < _TAKERS:
+            taker = asyncio.create_task(self._take(priority))
+            takers.add(taker)
+            taker.add_done_callback(takers.discard)
         try:
             lease = await future
             await self._await_turn(lease)
@@ -207,10 +214,12 @@ class Limiter:
         self._last = due, now
 
     async def _take(self, priority: Priority) -> None:
-        """Ask for all that wait, until none does."""
+        """Ask for those that wait, until all are asked for."""
         waiting = self._waiting[priority]
-        while waiting:
-            sizes = [size for size, _ in list(waiting)[:_MOST_ASKED]]
+        while sizes := [
+            size for size, _ in islice(waiting, self._asked[priority], self._asked[priority] + _MOST_ASKED)
+        ]:
+            self._asked[priority] += len(sizes)
             try:
                 grants = await self._acquire(priority, sizes)
             except Exception as error:  # handed on to everyone who waits for a permit
@@ -219,13 +228,17 @@ class Limiter:
                     if not future.done():
                         future.set_exception(error)
                 return
+            finally:
+                self._asked[priority] -= len(sizes)
             came = time.monotonic()
             for grant in grants:
                 if isinstance(grant, Lease):
                     self._held[grant.id] = grant, came
-                    self._hand_on(grant, waiting)
-                else:
-                    self._refuse(waiting, grant)
+                    self._hand_on(grant, priority)
+                elif any(size == grant.size for size, _ in waiting):
+                    _, future = _pop(waiting, grant.size)
+                    if not future.done():
+                        future.set_exception(CallTooLarge(grant))
 
     async def _acquire(self, priority: Priority, sizes: Sequence[CallSize]) -> list[Grant]:
         while True:
@@ -235,24 +248,15 @@ class Limiter:
             held = [lease for lease, _ in self._held.values()]
             self._epoch = await self._call("register", self._holder, held)
 
-    def _hand_on(self, lease: Lease, first: deque[tuple[CallSize, asyncio.Future[Lease]]]) -> None:
-        """Give a lease to who waits, of those it was asked for first; back where nobody does any more."""
-        for waiting in (first, *self._waiting.values()):
-            while waiting:
-                size, future = waiting.popleft()
+    def _hand_on(self, lease: Lease, first: Priority) -> None:
+        """Give a lease to one who waits, of those it was asked for first; back where nobody does any more."""
+        for priority in (first, *Priority):
+            while self._waiting[priority]:
+                size, future = _pop(self._waiting[priority], lease.size)
                 if not future.done():
                     future.set_result(replace(lease, size=size))
                     return
         self.unsent(lease)
-
-    def _refuse(self, waiting: deque[tuple[CallSize, asyncio.Future[Lease]]], grant: TooLarge) -> None:
-        for entry in waiting:
-            size, future = entry
-            if size == grant.size:
-                waiting.remove(entry)
-                if not future.done():
-                    future.set_exception(CallTooLarge(grant))
-                return
 
     def _reuse(self, lease: Lease) -> bool:
         """Give the lease to another call that waits, where it is good for more than one."""
@@ -261,7 +265,7 @@ class Limiter:
         _, came = self._held[lease.id]
         if came < self._refused_at or time.monotonic() > came + lease.reusable_s:
             return False
-        self._hand_on(lease, self._waiting[Priority.LIVE])
+        self._hand_on(lease, Priority.LIVE)
         return True
 
     def _settle(self, settlement: Settlement) -> None:
@@ -286,6 +290,13 @@ class Limiter:
                 # Ray frees the name of a dead actor a moment later.
                 await asyncio.sleep(_AGAIN_S)
                 self._actor = _connect(self._endpoint, heir=True)
+
+
+def _pop(waiting: deque[_Waiter], size: CallSize) -> _Waiter:
+    """Take out the first whose call is of this size, as that is what the lease was charged for; else the first."""
+    waiter = next((waiter for waiter in waiting if waiter[0] == size), waiting[0])
+    waiting.remove(waiter)
+    return waiter
 
 
 def _connect(endpoint: EndpointConfig, *, heir: bool) -> Any:

@@ -119,7 +119,6 @@ class Settlement:
 @dataclass(slots=True)
 class _Ask:
     ticket: int
-    holder: str
     sizes: deque[CallSize]
     grants: list[Grant] = field(default_factory=list)
 
@@ -213,7 +212,8 @@ class RateLimiter:
         self._estimate = TokenEstimate()
         self._lease_ttl_s = lease_ttl_s
         self._next_id = first_id
-        self._asks: dict[Priority, deque[_Ask]] = {priority: deque() for priority in Priority}
+        # By holder, in the order of their turns.
+        self._asks: dict[Priority, dict[str, deque[_Ask]]] = {priority: {} for priority in Priority}
         self._leases: dict[int, _Held] = {}  # in the order of expiry, as every lease lives equally long
         self._paused_until = now + caution_s
         self._widened = (_LEAST_MARGIN, -math.inf)  # the margin, and when it became so wide
@@ -232,10 +232,10 @@ class RateLimiter:
 
     def ask(self, holder: str, priority: Priority, sizes: Sequence[CallSize]) -> int:
         """Ask for leases for calls of these sizes, at least one, in this order. Returns a ticket; `serve` tells what
-        it got. A holder has one ask of a priority at a time, or takes more turns than others."""
+        it got. Holders take turns, however often they ask."""
         ticket = self._next_id
         self._next_id += 1
-        self._asks[priority].append(_Ask(ticket, holder, deque(sizes)))
+        self._asks[priority].setdefault(holder, deque()).append(_Ask(ticket, deque(sizes)))
         return ticket
 
     def serve(self, now: float) -> list[tuple[int, list[Grant]]]:
@@ -245,29 +245,38 @@ class RateLimiter:
         # Not for each lease that falls due: in batches, where the quota is fast.
         ahead = LOOKAHEAD_S / 2
         while len(self._leases) < self._most_allowed(now):
-            asks = next((asks for asks in self._asks.values() if asks), None)
-            if asks is None:
+            turns = self._turns()
+            if not turns:
                 break
-            moment = self._moment(asks[0].sizes[0], now)
+            holder, asks = next(iter(turns.items()))
+            ask = asks[0]
+            moment = self._moment(ask.sizes[0], now)
             if moment > now + ahead:
                 break
             ahead = LOOKAHEAD_S
-            ask = asks.popleft()
-            ask.grants.append(self._grant(ask.holder, ask.sizes.popleft(), moment, now))
+            ask.grants.append(self._grant(holder, ask.sizes.popleft(), moment, now))
             served[ask.ticket] = ask
-            if ask.sizes:
-                asks.append(ask)
-        for priority, left in self._asks.items():
-            self._asks[priority] = deque(ask for ask in left if ask.ticket not in served)
+            if not ask.sizes:
+                asks.popleft()
+            del turns[holder]
+            if asks:
+                turns[holder] = asks
+        for turns in self._asks.values():
+            for holder, asks in list(turns.items()):
+                if asks[0].ticket in served:
+                    asks.popleft()
+                if not asks:
+                    del turns[holder]
         return [(ticket, ask.grants) for ticket, ask in served.items()]
 
     def wait_s(self, now: float) -> float:
         """Seconds until there may be something to serve; infinite where nobody asks. A settlement or an ask can bring
         it forward."""
-        asks = next((asks for asks in self._asks.values() if asks), None)
-        if asks is None:
+        turns = self._turns()
+        if not turns:
             return math.inf
-        wait = self._moment(asks[0].sizes[0], now) - LOOKAHEAD_S / 2 - now
+        first = next(iter(turns.values()))[0]
+        wait = self._moment(first.sizes[0], now) - LOOKAHEAD_S / 2 - now
         if len(self._leases) >= self._most_allowed(now):
             # Whichever comes first: a lease of the dead expires, or the number allowed has grown again.
             returned = next((held.expiry for held in self._leases.values()), now) - now
@@ -303,23 +312,24 @@ class RateLimiter:
                 self._refusals = 0
 
     def adopt(self, holder: str, leases: Sequence[Lease], now: float) -> None:
-        """Take over leases that a limiter before this one gave."""
+        """Take over leases that a limiter before this one gave. Those that this one knows stay as they are."""
         for lease in leases:
-            self._leases[lease.id] = _Held(holder, self._expiry(now), now)
+            self._leases.setdefault(lease.id, _Held(holder, self._expiry(now), now))
 
     def release(self, holder: str) -> list[int]:
         """Take back all leases and asks of a holder that died, and return the tickets of the asks. What the leases
         were charged stays: their requests may be out."""
         self._leases = {lease: held for lease, held in self._leases.items() if held.holder != holder}
-        tickets = [ask.ticket for asks in self._asks.values() for ask in asks if ask.holder == holder]
-        for priority, asks in self._asks.items():
-            self._asks[priority] = deque(ask for ask in asks if ask.holder != holder)
-        return tickets
+        return [ask.ticket for turns in self._asks.values() for ask in turns.pop(holder, ())]
 
     def throttled(self, now: float) -> bool:
         """Whether more callers would get no more leases."""
         self._expire(now)
         return self._moment(CallSize(0, 0), now) > now or len(self._leases) >= self._most_allowed(now)
+
+    def _turns(self) -> dict[str, deque[_Ask]]:
+        """Of the most urgent that wait."""
+        return next((turns for turns in self._asks.values() if turns), {})
 
     def _grant(self, holder: str, size: CallSize, moment: float, now: float) -> Grant:
         if self._estimate.least(size) > self._tokens.per_minute:

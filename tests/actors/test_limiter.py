@@ -204,3 +204,15 @@ async def test_two_jobs_share_a_quota_and_either_may_end() -> None:
             assert await running > ended + 30
         bill = await asyncio.to_thread(server.bill)
     assert refused(bill) == 0
+
+
+async def test_a_quota_that_nobody_configured_is_learned_from_headers() -> None:
+    """What was under way before the first reply is refused; from then on the pace is the endpoint's."""
+    with strict_server(policy="bucket-1s", requests_per_minute=600, rate_headers=True, latency_s=0.05) as server:
+        with callers(endpoint(server.url), 2) as actors:
+            await asyncio.gather(*(actor.run.remote(10.0, 8) for actor in actors))
+        bill = await asyncio.to_thread(server.bill)
+    started = min(line.arrived for line in bill)
+    assert refused([line for line in bill if line.arrived > started + 3.0]) == 0
+    requests, _, seconds = admitted([line for line in bill if line.arrived > started + 3.0])
+    assert requests >= 0.9 * 10 * seconds
