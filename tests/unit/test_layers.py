@@ -31,7 +31,15 @@ def test_no_library_module_imports_ray() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["rlaif_ray.config", "rlaif_ray.records", "rlaif_ray.judge", "rlaif_ray.preferences", "rlaif_ray.cli"]
+    "module",
+    [
+        "rlaif_ray.config",
+        "rlaif_ray.records",
+        "rlaif_ray.judge",
+        "rlaif_ray.labelling",
+        "rlaif_ray.preferences",
+        "rlaif_ray.cli",
+    ],
 )
 def test_light_modules_import_neither_torch_nor_an_engine(module: str) -> None:
     assert import_all(module, {"torch", "vllm", "deepspeed", "transformers", "ray"}) >= 1
