@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 # What endpoints list for a token of which they know no more than that it is unlikely.
@@ -51,6 +51,7 @@ class Completion:
     fingerprint: str
     tokens: tuple[str, ...]  # drawn, one for each position with log-probabilities
     listed: tuple[Any, ...]  # likeliest tokens of each position, unread: `top_tokens` reads one
+    _read: dict[int, tuple[TokenLogprob, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def declined(self) -> str:
@@ -61,6 +62,8 @@ class Completion:
 
     def top_tokens(self, position: int) -> tuple[TokenLogprob, ...]:
         """The likeliest tokens at a position, unlikely ones of unknown probability left out. Raises MalformedReply."""
+        if position in self._read:
+            return self._read[position]
         if not self.listed:
             raise MalformedReply(f"the endpoint returned no log-probabilities (finish_reason: {self.finish_reason})")
         listed = self.listed[position]
@@ -69,7 +72,8 @@ class Completion:
         top = tuple(_token_logprob(entry) for entry in listed)
         if sum(math.exp(entry.logprob) for entry in top) > 1 + _ROUNDING:
             raise MalformedReply("the listed log-probabilities add up to more than 1")
-        return tuple(entry for entry in top if entry.logprob > _UNKNOWN_LOGPROB)
+        self._read[position] = top = tuple(entry for entry in top if entry.logprob > _UNKNOWN_LOGPROB)
+        return top
 
 
 def read_completion(raw: str) -> Completion:

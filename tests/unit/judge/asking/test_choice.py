@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scripted_judge import chat
 
@@ -92,6 +92,7 @@ def test_a_masked_lists_beginnings_are_spelled_out() -> None:
 tokens = st.sampled_from(["1", " 1", "2", "▁2", "x", "y", "12"])
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(tokens, st.floats(-50, 0), min_size=1, max_size=7), st.floats(0, 1))
 def test_scored_exactly_where_there_is_a_number_and_always_a_probability(
     entries: dict[str, float], bound: float
@@ -105,6 +106,7 @@ def test_scored_exactly_where_there_is_a_number_and_always_a_probability(
         assert math.isfinite(reading.logprob_second or 0)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.floats(-20, 0), st.floats(-20, 0))
 def test_swapping_the_labels_mirrors_the_probability(one: float, two: float) -> None:
     top = (TokenLogprob("1", one), TokenLogprob("2", two))

@@ -2,7 +2,8 @@ import contextlib
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scripted_judge import FAILED, LISTS, OVER_BUDGET, REFUSED, WORDS_ONLY, Pairwise, Pointwise, chat, drive, in_turn
 
@@ -36,6 +37,9 @@ def test_each_mode_asks_in_its_way(mode: Mode, abilities: Abilities, said: list[
     assert reading.p_first == pytest.approx(p)
     assert len(batches) == len(said)
 
+
+# A machine that is busy makes no test fail.
+UNHURRIED = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 tokens = st.sampled_from(["1", " 1", "2", "10", "0", "", "**", "I", "</think>"])
 positions = st.lists(st.dictionaries(tokens, st.floats(1e-9, 0.12), min_size=1), max_size=4)
@@ -76,6 +80,7 @@ def drive_with(steps: Steps[Reading] | Steps[ScoreReading], data: st.DataObject,
     return reading
 
 
+@UNHURRIED
 @given(st.data(), st.sampled_from(Mode), abilities, settings)
 def test_whatever_a_judge_replies_a_pair_ends_scored_or_with_a_reason(
     data: st.DataObject, mode: Mode, abilities: Abilities, settings: AskSettings
@@ -88,6 +93,7 @@ def test_whatever_a_judge_replies_a_pair_ends_scored_or_with_a_reason(
         assert reading.rung is not None
 
 
+@UNHURRIED
 @given(st.data(), abilities, settings, st.sampled_from([(1, 10), (1, 5), (0, 100), (10, 20)]))
 def test_whatever_a_judge_replies_a_score_is_on_the_scale_or_there_is_a_reason(
     data: st.DataObject, abilities: Abilities, settings: AskSettings, scale: tuple[int, int]
@@ -99,6 +105,7 @@ def test_whatever_a_judge_replies_a_score_is_on_the_scale_or_there_is_a_reason(
         assert scale[0] <= reading.score <= scale[1] + 1e-9
 
 
+@UNHURRIED
 @given(st.data(), st.sampled_from(Mode))
 def test_whatever_an_endpoint_replies_the_probe_ends(data: st.DataObject, mode: Mode) -> None:
     calls = 0
@@ -114,6 +121,7 @@ def test_whatever_an_endpoint_replies_the_probe_ends(data: st.DataObject, mode: 
     assert calls <= 20
 
 
+@UNHURRIED
 @given(st.dictionaries(st.sampled_from(["1", " 1", "2", "I"]), st.floats(1e-6, 0.25), min_size=1))
 def test_exchanging_the_labels_mirrors_the_probability(position: dict[str, float]) -> None:
     p = [

@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scripted_judge import FAILED, LISTS, OVER_BUDGET, REFUSED, SETTINGS, Pointwise, chat, drive, in_turn
 
@@ -151,6 +151,7 @@ def test_a_rubric_weighs_the_criteria() -> None:
     assert rubric_p([5, None], [3, 5], [3, 1], 0.5) is None
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(POINTS), st.floats(0.001, 0.14), min_size=1, max_size=7))
 def test_a_score_lies_on_the_scale_and_so_do_its_probabilities(position: dict[str, float]) -> None:
     def judge(request: Request) -> str:

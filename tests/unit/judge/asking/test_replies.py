@@ -2,7 +2,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scripted_judge import chat
 
@@ -116,6 +116,7 @@ nonsense = st.recursive(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(nonsense, nonsense, nonsense)
 def test_whatever_arrives_reads_or_is_malformed(message: object, content: object, rest: object) -> None:
     choice = {"message": message, "logprobs": {"content": content}, "finish_reason": rest}

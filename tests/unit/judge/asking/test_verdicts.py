@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlaif_ray.judge.asking.verdicts import parse_score, parse_verdict, reasoning_of, share_of_votes
@@ -137,11 +137,13 @@ def test_votes_are_shared_under_jeffreys_prior() -> None:
     assert share_of_votes(0, 1) == 0.25
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(), st.sampled_from(NUMBERS))
 def test_the_last_statement_wins_over_any_text_before_it(before: str, verdict: str) -> None:
     assert parse_verdict(f"{before}\nVerdict: {verdict}", NUMBERS) == verdict
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(alphabet='{}[]":, 12Verdicta\n`', max_size=60))
 def test_whatever_is_said_reads_as_a_label_or_as_nothing(text: str) -> None:
     assert parse_verdict(text, NUMBERS) in {None, *NUMBERS}
