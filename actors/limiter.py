@@ -211,7 +211,7 @@ class Limiter:
             if wait <= 0:
                 break
             await asyncio.sleep(wait)
-        self._last = due, now
+        self._last = max(due, last_due), now
 
     async def _take(self, priority: Priority) -> None:
         """Ask for those that wait, until all are asked for."""

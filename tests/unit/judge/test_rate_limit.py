@@ -213,6 +213,16 @@ def test_holders_take_turns() -> None:
     assert [len(served[ticket]) for ticket in tickets] == [6, 2, 2]
 
 
+def test_asking_often_gains_no_turns() -> None:
+    """Ten slots for two holders: five each, though one asked three times as often."""
+    of = limiter(concurrency=10)
+    often = [asked(of, 0.0, *[SMALL] * 4, holder="often") for _ in range(3)]
+    once = asked(of, 0.0, *[SMALL] * 12, holder="once")
+    served = dict(of.serve(0.0))
+    assert len(served[once]) == 5
+    assert [len(served.get(ticket, [])) for ticket in often] == [4, 1, 0]
+
+
 def test_who_was_served_goes_to_the_end_of_the_queue() -> None:
     """One lease a second, and three who want it: each gets every third."""
     of, now = limiter(requests=60), 0.0
