@@ -60,8 +60,12 @@ async def missing_calls(
         absent = [MissingCall(judge, *call) for call in zip(keys, requests, strict=True) if call[0] not in found]
         if not absent:
             return [_answer(key, found[key]) for key in keys]
-        if purpose != "probe":
-            missing.update({call.key: call for call in absent})
+        if purpose == "probe":
+            raise NotInLedger(
+                f"judge.mode: {judges[judge].base_url} was not asked yet what it supports; set judge.mode=choice, reasoned "
+                "or stated, or label some pairs first"
+            )
+        missing.update({call.key: call for call in absent})
         raise NotInLedger(f"the ledger holds no reply of {judges[judge].model} to call {absent[0].key[:12]}")
 
     panel = Panel(config, seed, ask, assume=assume)
@@ -69,7 +73,7 @@ async def missing_calls(
         compared = asyncio.create_task(panel.compare(pair, "judge"))
         await asyncio.wait([compared])
         # One order's miss must not hide the other's: what was begun beside it is seen to its end.
-        if others := asyncio.all_tasks() - {asyncio.current_task()}:
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(others)
         error = compared.exception()
         if error is not None and (not isinstance(error, NotInLedger) or not missing):

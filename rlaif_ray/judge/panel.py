@@ -125,7 +125,8 @@ class Panel:
         return AnswerScore(reading.outcome, reading.reason, value, judgement)
 
     async def _escalate(self, first: Preference, judge: int, purpose: str) -> Preference:
-        second = await self._compare(first.pair, (judge,), purpose, set_aside=first.opinions)
+        earlier = (*first.set_aside, *first.opinions)
+        second = await self._compare(first.pair, (judge,), purpose, set_aside=earlier)
         if second.p is None and first.p is not None:
             return combine(first.pair, first.opinions, self._config.combine, set_aside=second.opinions)
         return second
