@@ -29,6 +29,7 @@ from rlaif_ray.evaluation.run import (
     write_comparisons,
 )
 from rlaif_ray.judge.hygiene import normalised
+from rlaif_ray.judge.offline import prices_of
 from rlaif_ray.labelling import over_budget_stop
 from rlaif_ray.loop import OnlineStages, train_on_policy
 from rlaif_ray.metrics import ANSWER_LENGTH, KL, PPO, REWARD, REWARD_MEAN, SFT, MetricsLog
@@ -411,7 +412,7 @@ class Pipeline:
 
     async def _spent_usd(self) -> float | None:
         """What the run and its resumptions paid the judge; None where calls have no price."""
-        if self._config.judge.base_url is None or self._config.judge.price is None:
+        if not any(prices_of(self._config.judge)):
             return None
         return (await (await self._runtime.judges()).totals()).spent_usd
 

@@ -2,5 +2,11 @@
 
 import os
 
+from hypothesis import settings
+
 # Read once, when torch is imported: with a thread a core, tests of tiny models wait for one another's threads.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# How long an example takes says nothing on a machine that is busy.
+settings.register_profile("any-machine", deadline=None)
+settings.load_profile("any-machine")
