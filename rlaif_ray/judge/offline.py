@@ -62,8 +62,8 @@ async def missing_calls(
             return [_answer(key, found[key]) for key in keys]
         if purpose == "probe":
             raise NotInLedger(
-                f"judge.mode: {judges[judge].base_url} was not asked yet what it supports; set judge.mode=choice, reasoned "
-                "or stated, or label some pairs first"
+                f"judge.mode: {judges[judge].base_url} was not asked yet what it supports; set judge.mode=choice, "
+                "reasoned or stated, or label some pairs first"
             )
         missing.update({call.key: call for call in absent})
         raise NotInLedger(f"the ledger holds no reply of {judges[judge].model} to call {absent[0].key[:12]}")

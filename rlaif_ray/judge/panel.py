@@ -86,8 +86,8 @@ class Panel:
         _refuse_too_many(config.principles_per_pair, len(self._material.principles), config.principles)
         if self._score_template.rubric:
             raise UserError(
-                f"judge.score_template: {config.score_template} asks about a rubric's criterion, and an answer alone is "
-                "scored on the whole; name another template"
+                f"judge.score_template: {config.score_template} asks about a rubric's criterion, and an answer alone "
+                "is scored on the whole; name another template"
             )
         self._settings = AskSettings(
             min_label_mass=config.min_label_mass,

@@ -575,7 +575,8 @@ def test_what_is_wrong_in_a_config_is_told_before_anything_is_asked(changes: dic
 def test_a_template_must_show_what_the_config_names(tmp_path: Path) -> None:
     template = tmp_path / "bare.j2"
     template.write_text(
-        '{% set labels = ["1", "2"] %}{% block user %}{{ prompt }}\n\n1:\n{{ first }}\n\n2:\n{{ second }}\n{% endblock %}'
+        '{% set labels = ["1", "2"] %}\n'
+        "{% block user %}\n{{ prompt }}\n\n1:\n{{ first }}\n\n2:\n{{ second }}\n{% endblock %}\n"
     )
     panel(says(0.8), template=str(template))
     with pytest.raises(UserError, match=r"bare\.j2: shows no principles"):
