@@ -7,7 +7,6 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from rlaif_ray.judge.panel import Panel, judges_of
 from rlaif_ray.judge.prices import Price
 from rlaif_ray.judge.progress import JudgeProgress
 from rlaif_ray.judge.request import Answer, Request
-from rlaif_ray.records import AnswerScore, Judgement, Outcome, Pair, Preference, Prompt
+from rlaif_ray.records import AnswerScore, AnswerToScore, Judgement, Outcome, Pair, Preference
 
 logger = logging.getLogger(__name__)
 
@@ -41,15 +40,6 @@ _PATIENCE_MARGIN_S = 15.0
 # Ray frees the name of a killed actor a moment later.
 _ENDING_S = 10.0
 _TICK_S = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerToScore:
-    """One answer to score alone (reward stage -> judges)."""
-
-    id: str
-    prompt: Prompt
-    text: str
 
 
 class JudgePool:
@@ -126,7 +116,7 @@ class JudgePool:
 
     async def _score(self, answer: AnswerToScore, purpose: str) -> AnswerScore:
         async with self._window:
-            score = await self._panel.score(answer.prompt, answer.text, answer.id, purpose)
+            score = await self._panel.score(answer, purpose)
         self._count((score.judgement,))
         return score
 

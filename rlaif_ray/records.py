@@ -243,6 +243,15 @@ class Preference:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerToScore:
+    """One answer to judge alone (reward stage -> judges)."""
+
+    id: str
+    prompt: Prompt
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class AnswerScore:
     """A judge's score of one answer alone. `value` is normalised to [-1, 1], None unless `SCORED`."""
 

@@ -27,7 +27,7 @@ from rlaif_ray.judge.material import Principle, draw, load_material
 from rlaif_ray.judge.reading import Reading, ScoreReading
 from rlaif_ray.judge.request import Answer, Request, Steps
 from rlaif_ray.judge.templates import Template, load_score_template, load_template
-from rlaif_ray.records import AnswerScore, Judgement, Opinion, Order, Outcome, Pair, Preference, Prompt
+from rlaif_ray.records import AnswerScore, AnswerToScore, Judgement, Opinion, Order, Outcome, Pair, Preference
 
 T = TypeVar("T")
 
@@ -112,15 +112,15 @@ class Panel:
             preference = await self._escalate(preference, len(self._judges) - 1, purpose)
         return preference
 
-    async def score(self, prompt: Prompt, answer: str, answer_id: str, purpose: str) -> AnswerScore:
+    async def score(self, answer: AnswerToScore, purpose: str) -> AnswerScore:
         """The first judge's score of one answer, from 1 to 10, normalised to [-1, 1] (direct RLAIF, Lee et al. 2023,
         section 2.2.2)."""
-        (principle,) = self._principles(answer_id, 1)
+        (principle,) = self._principles(answer.id, 1)
         template = self._score_template
-        question = template.question(prompt, answer, material=self._material, principle=principle)
+        question = template.question(answer.prompt, answer.text, material=self._material, principle=principle)
         abilities = await self._abilities(0, purpose)
         reading, exchanges = await self._drive(0, score_steps(question, abilities, self._settings), purpose)
-        judgement = self._scored(answer_id, Order.A, "", reading, exchanges, 0, template.name, template.hash, principle)
+        judgement = self._scored(answer.id, Order.A, "", reading, exchanges, 0, template.name, template.hash, principle)
         value = None if reading.score is None else normalised(reading.score, template.scale)
         return AnswerScore(reading.outcome, reading.reason, value, judgement)
 

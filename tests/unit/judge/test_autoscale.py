@@ -41,6 +41,13 @@ def test_none_at_rest_and_one_for_the_first_call() -> None:
     assert wanted_actors(dataclasses.replace(at_rest, actors=1, idle_s=LULL), bounds) == 0
 
 
+def test_no_more_actors_than_the_endpoint_lets_work() -> None:
+    """300 calls would fill 3 actors; 64 may be in flight, which one holds, and 150, which take two."""
+    backlog = dataclasses.replace(LOAD, queued=300, oldest_s=OLD)
+    assert wanted_actors(backlog, dataclasses.replace(BOUNDS, allowed=64)) == 1
+    assert wanted_actors(backlog, dataclasses.replace(BOUNDS, allowed=150)) == 2
+
+
 loads = st.builds(
     Load,
     queued=st.integers(0, 2_000),

@@ -15,7 +15,7 @@ from rlaif_ray.config import JudgeConfig, UserError
 from rlaif_ray.judge.ledger import NotInLedger
 from rlaif_ray.judge.panel import Panel, judges_of
 from rlaif_ray.judge.request import Answer, Form, Reply, Request, call_key
-from rlaif_ray.records import Order, Outcome, Prompt
+from rlaif_ray.records import AnswerToScore, Order, Outcome, Prompt
 
 ADDRESS = "http://127.0.0.1:1/v1"
 SECOND = {"model": "second", "base_url": ADDRESS, "mode": "choice"}
@@ -430,7 +430,7 @@ async def test_a_rubric_with_a_missing_score_has_no_number(tmp_path: Path) -> No
 async def test_an_answer_alone_is_scored_from_1_to_10() -> None:
     """7 and 9 with equal weights are 8: 2 (8 - 1) / 9 - 1 = 5/9."""
     asking, judges = panel(lambda judge, request: chat("7", {"7": 0.45, "9": 0.45, "x": 0.1}))
-    score = await asking.score(Prompt("prompt", "Say it."), "So it is.", "answer-1", "reward")
+    score = await asking.score(AnswerToScore("answer-1", Prompt("prompt", "Say it."), "So it is."), "reward")
     assert (score.outcome, score.value) == (Outcome.SCORED, pytest.approx(5 / 9))
     assert (score.judgement.pair_id, score.judgement.order) == ("answer-1", Order.A)
     assert score.judgement.score == pytest.approx(8)
@@ -442,7 +442,7 @@ async def test_an_answer_alone_is_scored_from_1_to_10() -> None:
 @pytest.mark.parametrize("answer", [FAILED, OVER_BUDGET, REFUSED])
 async def test_a_score_that_did_not_come_is_no_number(answer: Answer) -> None:
     asking, _ = panel(lambda judge, request: answer)
-    score = await asking.score(Prompt("prompt", "Say it."), "So it is.", "answer-1", "reward")
+    score = await asking.score(AnswerToScore("answer-1", Prompt("prompt", "Say it."), "So it is."), "reward")
     assert (score.outcome, score.value, score.judgement.score) == (answer.no_reply, None, None)
     assert answer.reason in score.reason
 
