@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import json
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -265,4 +264,4 @@ def _pairs(count: int) -> list[Pair]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
