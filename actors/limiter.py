@@ -45,8 +45,8 @@ _CAUTION_S = 1.0
 
 # Calls that one message asks for, and messages under way at a time: more than one, so that the way there and back costs
 # nothing.
-_MOST_ASKED = 32
-_TAKERS = 4
+_MOST_ASKED = 8
+_TAKERS = 16
 
 # The spacing that late requests keep, as a share of what they should have had.
 _CATCH_UP = 0.8
@@ -135,8 +135,8 @@ class Limiter:
     """The limiter of an endpoint's quota, as pools and workers call it. The first to come starts it and sets its
     limits. It ends with the job that started it; another job that still calls then starts it anew.
 
-    A worker awaits `permit` for each request and then calls exactly one of `replied`, `refused`, `failed` and `unsent`
-    with the lease. `headers` are the response's, names in lower case.
+    A worker awaits `permit` for each request, or `grant` and then `turn`, and calls exactly one of `replied`,
+    `refused`, `failed` and `unsent` with the lease. `headers` are the response's, names in lower case.
     """
 
     def __init__(self, endpoint: EndpointConfig) -> None:
@@ -156,6 +156,13 @@ class Limiter:
 
     async def permit(self, size: CallSize, priority: Priority = Priority.BULK) -> Lease:
         """Wait until a request of this size may be sent: it is to be sent at once. Raises CallTooLarge."""
+        lease = await self.grant(size, priority)
+        await self.turn(lease)
+        return lease
+
+    async def grant(self, size: CallSize, priority: Priority = Priority.BULK) -> Lease:
+        """The right to send a request of this size, a little ahead of its `turn`: time to get ready. Raises
+        CallTooLarge."""
         future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self._waiting[priority].append((size, future))
         takers = self._takers[priority]
@@ -164,13 +171,29 @@ class Limiter:
             takers.add(taker)
             taker.add_done_callback(takers.discard)
         try:
-            lease = await future
-            await self._await_turn(lease)
+            return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and future.exception() is None:
                 self.unsent(future.result())
             raise
-        return lease
+
+    async def turn(self, lease: Lease) -> None:
+        """Wait for the lease's moment: the request is to be sent at once. After a stall, what was held up goes out at
+        a quicker pace, and not all at once."""
+        _, came = self._held[lease.id]
+        due = came + lease.delay_s
+        while True:
+            last_due, last_sent = self._last
+            now = time.monotonic()
+            wait = max(due, last_sent + _CATCH_UP * (due - last_due)) - now
+            if wait <= 0:
+                break
+            try:
+                await asyncio.sleep(wait)
+            except asyncio.CancelledError:
+                self.unsent(lease)
+                raise
+        self._last = max(due, last_due), now
 
     def replied(self, lease: Lease, usage: Usage | None, headers: Mapping[str, str]) -> None:
         """The endpoint answered. `usage` is None where it does not tell."""
@@ -198,20 +221,6 @@ class Limiter:
     async def throttled(self) -> bool:
         """Whether more callers would get no more leases."""
         return bool(await self._call("throttled"))
-
-    async def _await_turn(self, lease: Lease) -> None:
-        """Wait for the lease's moment. After a stall of this process, what was held up goes out at a quicker pace, and
-        not all at once."""
-        _, came = self._held[lease.id]
-        due = came + lease.delay_s
-        while True:
-            last_due, last_sent = self._last
-            now = time.monotonic()
-            wait = max(due, last_sent + _CATCH_UP * (due - last_due)) - now
-            if wait <= 0:
-                break
-            await asyncio.sleep(wait)
-        self._last = max(due, last_due), now
 
     async def _take(self, priority: Priority) -> None:
         """Ask for those that wait, until all are asked for."""
