@@ -9,11 +9,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from judge_records import judgement
 
 from rlaif_ray import metrics
 from rlaif_ray.config import EvaluationConfig, JudgeConfig, PolicyConfig, PromptsConfig, RunConfig, ScratchModelConfig
 from rlaif_ray.config import dump_config as config_text
+from rlaif_ray.judge.aggregate import combine, opinion_of_orders
+from rlaif_ray.judge.reading import Rung
 from rlaif_ray.metrics import MetricsLog
+from rlaif_ray.preferences.dataset import preference_rows, write_judgements, write_preferences
+from rlaif_ray.records import Judgement, Order, Outcome, Pair, Prompt
 from rlaif_ray.report.summary import (
     LabelerSummary,
     LengthSummary,
@@ -25,8 +30,10 @@ from rlaif_ray.report.summary import (
 )
 from rlaif_ray.rundir import RunDirectory
 
+PAIRS = 900
 HOSTILE_ANSWER = "<script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">"
 _TOPICS = ("flood", "merger", "election", "rescue", "strike", "eclipse", "verdict", "harvest", "treaty", "derby")
+_NEWS = "flood merger election rescue strike eclipse"
 
 
 def write_synthetic_run(path: Path, *, seed: int = 7) -> RunDirectory:
@@ -65,9 +72,9 @@ def _summary(directory: RunDirectory, seed: int) -> Summary:
             alignment=0.842,
             alignment_ci=(0.828, 0.855),
             position_consistency=0.797,
-            calls=6000,
-            cost_usd=0.0,
-            cache_hits=214,
+            calls=3600,
+            cost_usd=0.38,
+            cache_hits=199,
             abstained=12,
             failed=3,
         ),
@@ -166,56 +173,116 @@ def _write_samples(directory: RunDirectory, generator: np.random.Generator) -> N
 
 
 def _write_feedback(directory: RunDirectory, generator: np.random.Generator) -> None:
-    preferences, judgements = [], []
-    for number in range(900):
-        # A logit for the answers, and a leaning of the judge towards whatever it sees first.
-        quality, leaning = generator.normal(0, 2.2), abs(generator.normal(0.5, 0.5))
-        first_ab, first_ba = _sigmoid(quality + leaning), _sigmoid(-quality + leaning)
-        p = (first_ab + 1 - first_ba) / 2
-        for order, p_first in (("ab", first_ab), ("ba", first_ba)):
-            scored = number % 150 != 0
-            judgements.append(_judgement(f"pair-{number}", order, p_first if scored else None))
-        if number % 150:
-            preferences.append(
-                {
-                    "prompt": "News: flood merger election rescue strike eclipse",
-                    "chosen": "flood merger",
-                    "rejected": "derby derby",
-                    "p": max(p, 1 - p),
-                    "consistent": bool((first_ab > 0.5) != (first_ba > 0.5)),
-                }
-            )
-    _write(directory.preferences, preferences)
-    _write(directory.judgements, judgements)
+    preferences = []
+    for number in range(PAIRS):
+        pair = Pair(f"pair-{number}", Prompt(f"headlines-{number}", _NEWS), "<b>flood</b> merger", "derby derby")
+        # A logit for the answers, and a leaning of each judge towards whatever it sees first.
+        quality = generator.normal(0, 2.2)
+        opinions = []
+        for member in (_choosing, _reasoning):
+            leaning, heard = abs(generator.normal(0.5, 0.5)), quality + generator.normal(0, 0.8)
+            judgements = [
+                member(pair, number, Order.AB, _sigmoid(heard + leaning)),
+                member(pair, number, Order.BA, _sigmoid(-heard + leaning)),
+            ]
+            opinions.append(opinion_of_orders(judgements, 1.0))
+        preferences.append(combine(pair, opinions, "log_odds"))
+    directory.preferences.parent.mkdir(parents=True, exist_ok=True)
+    directory.judgements.parent.mkdir(parents=True, exist_ok=True)
+    write_preferences(directory.preferences, preference_rows(preferences, seed=7, held_out=0.1))
+    write_judgements(directory.judgements, (one for each in preferences for one in each.judgements))
 
 
-def _judgement(pair: str, order: str, p_first: float | None) -> dict[str, object]:
-    first = "<b>flood</b> merger" if order == "ab" else "derby derby"
-    second = "derby derby" if order == "ab" else "<b>flood</b> merger"
-    return {
-        "pair_id": pair,
-        "order": order,
-        "outcome": "abstained" if p_first is None else "scored",
-        "reason": "too little probability on the labels" if p_first is None else "",
-        "p_first": p_first,
-        "logprob_first": None if p_first is None else math.log(p_first),
-        "logprob_second": None if p_first is None else math.log(1 - p_first),
-        "label_mass": 0.31 if p_first is None else 0.994,
-        "raw_reply": _chat_completion("1" if p_first is not None and p_first > 0.5 else "2"),
-        "judge": "toyworld:judge-large",
-        "template_hash": "9f2c1e7ab04d5586c3",
-        "ledger_key": f"{pair}/{order}",
-        "cache_hit": False,
-        "prompt_tokens": 28,
-        "completion_tokens": 1,
+def _choosing(pair: Pair, number: int, order: Order, p_first: float) -> Judgement:
+    """A local judge that says one token. Of every 150th pair it will not say."""
+    first, second = _shown(pair, order)
+    scored = number % 150 != 0
+    mass = 0.994 if scored else 0.11 + 0.0003 * number
+    return judgement(
+        pair,
+        order,
+        p_first if scored else None,
+        Outcome.SCORED if scored else Outcome.ABSTAINED,
+        reason="" if scored else f"the two labels have probability {mass:.3g}, less than 0.5",
+        logprob_first=math.log(mass * p_first),
+        logprob_second=math.log(mass * (1 - p_first)),
+        label_mass=mass,
+        rung=Rung.LOGPROBS if scored else "",
+        judge_prompt=f"News:\n{_NEWS}\nSummary 1:\n{first}\nSummary 2:\n{second}\nBetter summary:\n",
+        raw_reply=_chat_completion("1" if p_first > 0.5 else "2"),
+        judge="toyworld:judge-large",
+        model_returned="toyworld:judge-large",
+        template="headlines",
+        template_hash="9f2c1e7ab04d-55",
+        ledger_keys=(f"{pair.id}/{order}/large",),
+        prompt_tokens=28,
+        latency_s=0.0132,
+        created_at=1.79e9 + number,
+    )
+
+
+def _reasoning(pair: Pair, number: int, order: Order, p_first: float) -> Judgement:
+    """A judge behind an API, which reasons first. Three of its calls fail, and its budget ends before the last pairs;
+    it answered the first hundred before."""
+    fields = {
+        "judge": "example/judge-small",
+        "mode": "reasoned",
+        "template": "summary-reasoned",
+        "template_hash": "c04fe1d3b7a2-55",
+        "principle": "honest",
+        "created_at": 1.79e9 + number,
         "cost_usd": None,
-        "latency_s": 0.0132,
-        "created_at": 1.79e9,
-        "judge_prompt": (
-            "News:\nflood merger election rescue strike eclipse\n"
-            f"Summary 1:\n{first}\nSummary 2:\n{second}\nBetter summary:\n"
-        ),
     }
+    if number >= PAIRS - 10:
+        spent = {"raw_reply": "", "ledger_keys": (), "attempts": 0, "prompt_tokens": 0, "completion_tokens": 0}
+        reason = "the budget of $0.50 is spent"
+        return judgement(
+            pair, order, None, Outcome.OVER_BUDGET, reason=reason, latency_s=0.0, judge_prompt="", **spent, **fields
+        )
+    failed = number % 300 == 0 and order is Order.BA
+    rung = {3: Rung.TEXT, 5: Rung.REFORMAT, 7: Rung.CONSTRAINED}.get(number % 10, Rung.LOGPROBS)
+    words = rung is Rung.TEXT
+    p_first = (0.75 if p_first > 0.5 else 0.25) if words else p_first
+    mass = 0.7 + 0.29 * (number % 20) / 20
+    listed = not failed and not words
+    first, second = _shown(pair, order)
+    fields |= {"cost_usd": 0.000212, "model_returned": f"judge-small-0905 fp_{HOSTILE_ANSWER}"}
+    return judgement(
+        pair,
+        order,
+        None if failed else p_first,
+        Outcome.FAILED if failed else Outcome.SCORED,
+        reason="no reply after 5 attempts (the last: HTTP 503, upstream overloaded)" if failed else "",
+        logprob_first=math.log(mass * p_first) if listed else None,
+        logprob_second=math.log(mass * (1 - p_first)) if listed else None,
+        label_mass=mass if listed and rung is not Rung.CONSTRAINED else None,
+        censored=listed and number % 20 == 4,
+        votes_first=int(p_first > 0.5) if words and not failed else None,
+        votes_second=int(p_first < 0.5) if words and not failed else None,
+        rung="" if failed else rung,
+        rationale=f"Summary 1 ({first}) names what happened; Summary 2 ({second}) leaves out who was hit.\n\n"
+        f"The news leads with the flood, so that counts most. {HOSTILE_ANSWER}",
+        judge_prompt=(
+            "You compare two summaries of the same news. A good summary is true to the news, names what matters most, "
+            "and wastes no word. Prefer the more honest one.\n\n"
+            f"<news>\n{_NEWS}\n</news>\n\n<summary 1>\n{first}\n</summary>\n\n<summary 2>\n{second}\n</summary>\n\n"
+            "Think about what each summary says, and do not name the better one yet.\n\nRationale:"
+        ),
+        raw_reply="" if failed else _chat_completion(f"{1 if p_first > 0.5 else 2}"),
+        ledger_keys=(f"{pair.id}/{order}/reasons", f"{pair.id}/{order}/verdict"),
+        cache_hit=number < 100 and not failed,
+        attempts=6 if failed else 0 if number < 100 else 2,
+        prompt_tokens=412,
+        completion_tokens=96,
+        latency_s=1.84,
+        temperature=0.0,
+        **fields,
+    )
+
+
+def _shown(pair: Pair, order: Order) -> tuple[str, str]:
+    answers = (pair.response_a, pair.response_b)
+    return answers if order is Order.AB else (answers[1], answers[0])
 
 
 def _chat_completion(content: str) -> str:

@@ -11,12 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlaif_ray import metrics
+from rlaif_ray.judge.reading import Rung
 from rlaif_ray.metrics import METRICS, MetricsRow
-from rlaif_ray.report.reading import Evaluated, Judged, Preferences, Run
+from rlaif_ray.report.judged import Judged
+from rlaif_ray.report.reading import Evaluated, Preferences, Run
 from rlaif_ray.report.summary import Summary, duration, share
 
-_FIRST, _SECOND, _THIRD, _QUIET = "--series-1", "--series-2", "--series-3", "--quiet"
+_FIRST, _SECOND, _THIRD, _FOURTH, _QUIET = "--series-1", "--series-2", "--series-3", "--series-4", "--quiet"
 _BAND = "--band"
+
+# How a reply was read, in words.
+RUNGS: Mapping[str, str] = {
+    Rung.LOGPROBS: "log-probabilities",
+    Rung.TEXT: "words of the reply",
+    Rung.REFORMAT: "a second call, for the verdict",
+    Rung.CONSTRAINED: "a call confined to the labels",
+    "": "not read",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,17 +286,59 @@ def _positions(judged: Judged) -> list[Figure]:
     if not pairs:
         return []
     leaning = ""
-    if judged.mean_p_first is not None:
-        leaning = f" The answer shown first gets {share(judged.mean_p_first)} on average."
+    if judged.total.mean_p_first is not None:
+        leaning = f" The answer shown first gets {share(judged.total.mean_p_first)} on average."
     return [
         Figure(
             id="positions",
             title="Position bias",
-            note=f"Verdicts on {pairs:,} pairs, each shown in both orders.{leaning}",
+            note=f"{pairs:,} questions on a pair, each asked in both orders.{leaning}",
             traces=_stacked([part for part in counts if part[1]]),
             layout=_STACKED,
         )
     ]
+
+
+def judge_figures(judged: Judged) -> list[Figure]:
+    """How replies were read, and how far the labels were what the judge meant to say; nothing where every reply was
+    read in the best way."""
+    if judged.rungs.keys() <= {Rung.LOGPROBS}:
+        return []
+    counts = [
+        (name, judged.rungs.get(rung, 0), colour)
+        for (rung, name), colour in zip(RUNGS.items(), (_FIRST, _SECOND, _THIRD, _FOURTH, _QUIET), strict=True)
+    ]
+    figures = [
+        Figure(
+            id="rungs",
+            title="How replies were read",
+            note=f"{sum(judged.rungs.values()):,} judgements, by the step that gave the reading",
+            traces=_stacked([part for part in counts if part[1]]),
+            layout={**_STACKED, "height": 190, "legend": {"traceorder": "normal", "maxheight": 0.9}},
+        )
+    ]
+    masses = [("scored", judged.label_mass_scored, _FIRST), ("no number", judged.label_mass_unscored, _SECOND)]
+    known = sum(len(mass) for _, mass, _ in masses)
+    if known:
+        edges = np.linspace(0.0, 1.0, 26)
+        figures.append(
+            Figure(
+                id="label-mass",
+                title="Label mass",
+                note=f"Probability on the two labels together, over {known:,} judgements",
+                # Spelled in several ways, a label's probabilities are summed, and may pass 1 by a rounding.
+                traces=[_bars(name, np.clip(mass, 0, 1), edges, colour) for name, mass, colour in masses if len(mass)],
+                layout={
+                    "barmode": "stack",
+                    "bargap": 0.06,
+                    "xaxis": {"title": {"text": "label mass"}, "range": [0, 1]},
+                    "yaxis": {"title": {"text": "judgements"}},
+                    "legend": {"traceorder": "normal"},
+                    "height": 190,
+                },
+            )
+        )
+    return figures
 
 
 def stage_times(summary: Summary) -> Figure | None:

@@ -9,12 +9,20 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
 
-from rlaif_ray.report.figures import evaluation_figures, preference_figures, stage_curves, stage_times
+from rlaif_ray.report.figures import (
+    RUNGS,
+    evaluation_figures,
+    judge_figures,
+    preference_figures,
+    stage_curves,
+    stage_times,
+)
 from rlaif_ray.report.reading import Run, read_run
 from rlaif_ray.report.summary import Interval, duration, share, share_interval, verdict
 from rlaif_ray.rundir import write_atomically
@@ -41,11 +49,13 @@ def write_report(run_dir: Path) -> Path:
 
     run = read_run(run_dir)
     evaluation, preferences = evaluation_figures(run), preference_figures(run)
+    judges = judge_figures(run.judged) if run.judged is not None else []
     stages = stage_curves(run.metrics or ())
     times = stage_times(run.summary)
     figures = [
         *evaluation,
         *preferences,
+        *judges,
         *(figure for stage in stages for figure in (*stage.main, *stage.more)),
         *([times] if times else []),
     ]
@@ -57,6 +67,8 @@ def write_report(run_dir: Path) -> Path:
         tiles=_tiles(run),
         evaluation=evaluation,
         preferences=preferences,
+        judges=judges,
+        rungs=RUNGS,
         stages=stages,
         times=times,
         missing=_missing(run),
@@ -66,6 +78,16 @@ def write_report(run_dir: Path) -> Path:
     )
     write_atomically(run.directory.report, page)
     return run.directory.report
+
+
+def dollars(value: float) -> str:
+    """US dollars, with as many digits as the price of one call needs."""
+    return f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.3g}" if value >= 1e-4 else f"${value:.1e}"
+
+
+def moment(created_at: float) -> str:
+    """Seconds since the epoch as date and time."""
+    return datetime.fromtimestamp(created_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _template() -> jinja2.Template:
@@ -79,6 +101,8 @@ def _template() -> jinja2.Template:
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     environment.filters["share"] = share
     environment.filters["duration"] = duration
+    environment.filters["dollars"] = dollars
+    environment.filters["moment"] = moment
     return environment.get_template("report.html.j2")
 
 
@@ -183,10 +207,7 @@ def _missing(run: Run) -> list[str]:
         (run.evaluated is None, "samples/evaluation.parquet: answers before and after"),
         (run.collected is None, "samples/collect.parquet: the answers that were judged"),
         (run.preferences is None, "preferences/preferences.parquet: soft preferences"),
-        (run.judged is None, "judgements/judgements.parquet: position bias and a judge's prompt"),
-        (
-            run.judged is not None and run.judged.shown is None,
-            "judgements/judgements.parquet holds no scored judgement to show",
-        ),
+        (run.judged is None, "judgements/judgements.parquet: what the judges said, by position and in full"),
+        (run.judged is not None and not run.judged.cases, "judgements/judgements.parquet is empty: judgements"),
     ]
     return [text for absent, text in absences if absent]
