@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlaif_ray.engines.vllm_setup import base_arguments, prepare_environment
+from rlaif_ray.judge.asking.replies import Position, TokenLogprob, write_completion
 from rlaif_ray.judge.ledger import Refusal
 from rlaif_ray.judge.request import MOST_LOGPROBS, Form, Reply, Request
 
@@ -72,7 +72,7 @@ class VllmLabeler:
         for index, output in zip(fitting, outputs, strict=True):
             completion = output.outputs[0]
             outcomes[index] = Reply(
-                text=self._completion_json(completion),
+                text=self._completion_json(completion, len(prompts[index])),
                 prompt_tokens=len(prompts[index]),
                 completion_tokens=len(completion.token_ids),
                 cost_usd=None,
@@ -116,23 +116,18 @@ class VllmLabeler:
         # The template writes the special tokens itself.
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _completion_json(self, completion: Any) -> str:
+    def _completion_json(self, completion: Any, prompt_tokens: int) -> str:
         positions = [
-            {
-                "token": self._token_text(token),
-                "top_logprobs": [
-                    {"token": self._token_text(listed), "logprob": entry.logprob} for listed, entry in likeliest.items()
-                ],
-            }
+            Position(
+                self._token_text(token),
+                tuple(TokenLogprob(self._token_text(listed), entry.logprob) for listed, entry in likeliest.items()),
+            )
             for token, likeliest in zip(completion.token_ids, completion.logprobs or (), strict=False)
         ]
-        content = completion.text or self._tokenizer.decode(completion.token_ids)
-        choice = {
-            "finish_reason": completion.finish_reason,
-            "message": {"role": "assistant", "content": content},
-            "logprobs": {"content": positions} if positions else None,
-        }
-        return json.dumps({"choices": [choice]}, ensure_ascii=False, separators=(",", ":"))
+        text = completion.text or self._tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+        return write_completion(
+            text, completion.finish_reason or "", positions, prompt_tokens, len(completion.token_ids)
+        )
 
     def _token_text(self, token: int) -> str:
         text = self._token_texts.get(token)
