@@ -301,8 +301,8 @@ def _positions(judged: Judged) -> list[Figure]:
 
 def judge_figures(judged: Judged) -> list[Figure]:
     """How replies were read, and how far the labels were what the judge meant to say; nothing where every reply was
-    read in the best way."""
-    if judged.rungs.keys() <= {Rung.LOGPROBS}:
+    read in the best way, or none was there to read."""
+    if judged.rungs.keys() <= {Rung.LOGPROBS} or judged.rungs.keys() <= {""}:
         return []
     counts = [
         (name, judged.rungs.get(rung, 0), colour)

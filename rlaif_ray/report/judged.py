@@ -126,20 +126,20 @@ class Judged:
 class _Questions:
     """Every question of every member, and where its judgements are. Arrays are (Q,), NaN where there is no number."""
 
-    member: pa.Table
+    member: pa.Table  # judge, template and principle; row_min is the first row
     p_ab: NDArray[np.float64]
     p_ba: NDArray[np.float64]
     outcome: NDArray[np.int64]  # the gravest, by its place in `_OUTCOMES`
-    first_row: NDArray[np.int64]
+    first_row: NDArray[np.int64]  # in order
     last_row: NDArray[np.int64]
 
     @property
     def both(self) -> NDArray[np.bool_]:
-        return np.isfinite(self.p_ab) & np.isfinite(self.p_ba)
+        return np.asarray(np.isfinite(self.p_ab) & np.isfinite(self.p_ba), dtype=np.bool_)
 
     @property
     def agree(self) -> NDArray[np.bool_]:
-        return (self.p_ab - 0.5) * (self.p_ba - 0.5) < 0
+        return np.asarray((self.p_ab - 0.5) * (self.p_ba - 0.5) < 0, dtype=np.bool_)
 
 
 def read_judged(path: Path, seed: int) -> Judged | None:
@@ -183,12 +183,14 @@ def _questions(table: pa.Table) -> _Questions:
         .append_column("gravity", pc.index_in(table.column("outcome"), pa.array(_OUTCOMES)))
         .append_column("row", pa.array(np.arange(table.num_rows)))
     )
-    # One thread keeps the order of the rows, so that a seed draws the same cases every time.
-    grouped = rows.group_by(_CASE, use_threads=False).aggregate(
-        [("p_ab", "max"), ("p_ba", "max"), ("gravity", "max"), ("row", "min"), ("row", "max")]
+    # Groups come in any order; in that of the rows, a seed draws the same cases every time.
+    grouped = (
+        rows.group_by(_CASE)
+        .aggregate([("p_ab", "max"), ("p_ba", "max"), ("gravity", "max"), ("row", "min"), ("row", "max")])
+        .sort_by("row_min")
     )
     return _Questions(
-        member=grouped.select(_MEMBER),
+        member=grouped.select([*_MEMBER, "row_min"]),
         p_ab=numbers(grouped, "p_ab_max"),
         p_ba=numbers(grouped, "p_ba_max"),
         outcome=grouped.column("gravity_max").to_numpy(),
@@ -198,10 +200,10 @@ def _questions(table: pa.Table) -> _Questions:
 
 
 def _members(table: pa.Table, questions: _Questions) -> tuple[MemberTally, ...]:
-    names = table.select(_MEMBER).group_by(_MEMBER, use_threads=False).aggregate([]).to_pylist()
+    first = questions.member.group_by(_MEMBER).aggregate([("row_min", "min")]).sort_by("row_min_min")
     both, agree = questions.both, questions.agree
     tallies = []
-    for name in names:
+    for name in first.select(_MEMBER).to_pylist():
         asked = np.asarray(_is_of(questions.member, name))
         tally = _tally(table.filter(_is_of(table, name)), both[asked], agree[asked])
         tallies.append(MemberTally(**name, tally=tally))
@@ -247,7 +249,7 @@ def _reasons(unscored: pa.Table) -> list[Reason]:
     """Why there is no number, the commonest first; reasons that differ in a measured value alone are one."""
     counted = (
         unscored.select(["outcome", "reason"])
-        .group_by(["outcome", "reason"], use_threads=False)
+        .group_by(["outcome", "reason"])
         .aggregate([([], "count_all")])
         .to_pylist()
     )
@@ -259,7 +261,7 @@ def _reasons(unscored: pa.Table) -> list[Reason]:
         Reason(outcome, folded if len(texts) > 1 else texts[0][0], sum(count for _, count in texts))
         for (outcome, folded), texts in alike.items()
     ]
-    return sorted(reasons, key=lambda reason: -reason.count)
+    return sorted(reasons, key=lambda reason: (-reason.count, reason.outcome, reason.text))
 
 
 def _cases(path: Path, questions: _Questions, seed: int) -> tuple[Case, ...]:

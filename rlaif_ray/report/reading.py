@@ -150,7 +150,12 @@ def _preferences(path: Path) -> Preferences | None:
     p, consistent = numbers(table, "p"), table.column("consistent").to_pylist()
     labelled, disagreement = np.isfinite(p), numbers(table, "disagreement")
     spread = disagreement[np.isfinite(disagreement)]
+    agree, disagree, one_order = (
+        p[labelled & [said is wanted for said in consistent]] for wanted in (True, False, None)
+    )
     return Preferences(
-        *(p[labelled & [said is wanted for said in consistent]] for wanted in (True, False, None)),
+        agree=agree,
+        disagree=disagree,
+        one_order=one_order,
         mean_disagreement=float(spread.mean()) if len(spread) else None,
     )

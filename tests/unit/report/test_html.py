@@ -2,44 +2,61 @@
 
 import json
 import re
+from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from judge_records import judgement, pair
 from synthetic_run import HOSTILE_ANSWER, write_synthetic_run
 
 from rlaif_ray.config import UserError
+from rlaif_ray.judge.control import flip_coin
+from rlaif_ray.preferences.dataset import write_judgements
+from rlaif_ray.records import Judgement, Order, Outcome
 from rlaif_ray.report.html import write_report
-from rlaif_ray.report.reading import read_run
 from rlaif_ray.report.summary import Summary, write_summary
 from rlaif_ray.rundir import RunDirectory
 
 
 class Page(HTMLParser):
-    """A parsed page: its elements with their attributes, and its text outside of scripts and styles."""
+    """A parsed page: its elements with their attributes, its text outside of scripts and styles, the cells of its
+    table's rows, and the facts listed as terms and what they are."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.scripts: list[str] = []
         self.text = ""
+        self.rows: list[list[str]] = []
+        self.facts: list[list[str]] = []
         self._inside = ""
+        self._cell: list[str] | None = None
         self.feed(text)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attributes)))
         self._inside = tag
+        if tag == "tr":
+            self.rows.append([])
+        elif tag == "dt":
+            self.facts.append([])
+        if tag in ("td", "th", "dt", "dd"):
+            self._cell = (self.rows if tag in ("td", "th") else self.facts)[-1]
+            self._cell.append("")
 
     def handle_endtag(self, tag: str) -> None:
         self._inside = ""
+        if tag in ("td", "th", "dt", "dd"):
+            self._cell = None
 
     def handle_data(self, data: str) -> None:
         if self._inside == "script":
             self.scripts.append(data)
         elif self._inside != "style":
             self.text += data
+            if self._cell is not None:
+                self._cell[-1] += data
 
     @property
     def figures(self) -> dict[str, dict[str, object]]:
@@ -62,7 +79,7 @@ def page(full: RunDirectory) -> Page:
 
 def test_a_full_run_has_every_figure_and_a_panel_for_each(page: Page) -> None:
     assert {
-        "outcomes", "utilities", "frontier", "soft-preferences", "positions", "stage-times",
+        "outcomes", "utilities", "frontier", "soft-preferences", "positions", "rungs", "label-mass", "stage-times",
         "sft-loss", "reward-loss", "reward-accuracy", "ppo-reward_mean", "ppo-kl", "ppo-answer_length",
         "ppo-value_loss", "ppo-clip_fraction", "ppo-entropy", "ppo-logprob_gap", "ppo-explained_variance",
     } <= set(page.figures)  # fmt: skip
@@ -80,7 +97,8 @@ def test_headline_figures_are_those_of_the_summary(page: Page) -> None:
 
 def test_soft_preferences_count_every_pair_once(page: Page) -> None:
     traces = page.figures["soft-preferences"]["traces"]
-    assert sum(sum(trace["y"]) for trace in traces) == 894
+    # Of 900 pairs, both judges have no number for 0, 300 and 600: one abstained, the other failed in an order.
+    assert sum(sum(trace["y"]) for trace in traces) == 897
 
 
 def test_the_text_of_a_model_stays_text(full: RunDirectory, page: Page) -> None:
@@ -115,53 +133,145 @@ def test_a_lone_summary_makes_a_report_that_says_what_is_not_there(tmp_path: Pat
         assert name in page.text
 
 
-@pytest.mark.parametrize(
-    ("reply", "answer"),
-    [
-        ('{"choices": [{"message": {"content": "2"}}]}', "2"),
-        ('{"choices": []}', '{"choices": []}'),
-        ('{"choices": [{"message": {"content": null}}]}', '{"choices": [{"message": {"content": null}}]}'),
-        ("1", "1"),
-    ],
-)
-def test_a_reply_is_shown_by_what_it_says_or_else_whole(tmp_path: Path, reply: str, answer: str) -> None:
-    directory = write_synthetic_run(tmp_path)
-    table = pq.read_table(directory.judgements)
-    table = table.set_column(table.column_names.index("raw_reply"), "raw_reply", pa.array([reply] * len(table)))
-    pq.write_table(table, directory.judgements)
-    judged = read_run(directory.path).judged
-    assert judged is not None
-    assert judged.shown is not None
-    assert judged.shown.answer == answer
+def test_the_judges_are_counted_in_a_table(page: Page) -> None:
+    # Every judge saw 900 pairs in both orders. Large abstained on 0, 150, ... 750. Small failed in one order of 0, 300
+    # and 600, had no budget for the last ten, and answered 0 to 99 before, but for what failed.
+    _, large, small, total = page.rows
+    assert large[:7] == ["toyworld:judge-largeheadlines", "1,800", "1,788", "12", "0", "0", "0"]
+    assert small[:7] == ["example/judge-smallsummary-reasonedprinciple honest", "1,800", "1,777", "0", "3", "20", "199"]
+    assert total[:7] == ["All", "3,600", "3,565", "12", "3", "20", "199"]
+    # 28 + 1 tokens each; 412 + 96 each but for twenty that were not asked, at $0.000212.
+    assert large[10:] == ["52,200", "–", "13 ms"]
+    assert small[10:] == ["904,240", "$0.377", "1.8 s"]
+    assert "differ by 0.0" in page.text
+
+
+def test_the_steps_of_the_ladder_are_counted(page: Page) -> None:
+    # Of small's judgements 89 pairs each end in 3, 5 and 7; what abstained, failed or was not asked was not read.
+    hover = [trace["hovertext"][0] for trace in page.figures["rungs"]["traces"]]
+    assert hover == [
+        "3,031 log-probabilities", "178 words of the reply", "178 a second call, for the verdict",
+        "178 a call confined to the labels", "35 not read",
+    ]  # fmt: skip
+    scored, unscored = page.figures["label-mass"]["traces"]
+    assert sum(scored["y"]) == 3565 - 2 * 178  # words and confined calls have none
+    assert sum(unscored["y"]) == 12
+
+
+def test_reasons_are_counted(page: Page) -> None:
+    text = " ".join(page.text.split())
+    for shown in (
+        "20over budgetthe budget of $0.50 is spent",
+        "12abstainedthe two labels have probability …, less than …",
+        "3failedno reply after 5 attempts (the last: HTTP 503, upstream overloaded)",
+    ):
+        assert shown in text
+
+
+def test_judgements_of_every_outcome_can_be_read(page: Page) -> None:
+    folded = [attributes for tag, attributes in page.elements if (attributes.get("class") or "") == "card case"]
+    assert ["open" in attributes for attributes in folded] == [True, False, False, False, False, False]
+    chips = re.findall(r"orders agree|orders disagree|abstained|failed|over budget", page.text)
+    assert set(chips) == {"orders agree", "orders disagree", "abstained", "failed", "over budget"}
+    assert "names what happened" in page.text
+    assert page.text.count("Order AB: A shown first") == page.text.count("Order BA: B shown first") == 6
+
+
+def write_judged(path: Path, *judgements: Judgement) -> Page:
+    """The page of a run of which nothing but these judgements is left."""
+    write_summary(Summary(seed=0, wall_s=3.0, stages={}, run_dir=path))
+    directory = RunDirectory(path)
+    directory.judgements.parent.mkdir()
+    write_judgements(directory.judgements, judgements)
+    return Page(write_report(path).read_text())
+
+
+def test_all_that_is_known_of_a_judgement_is_shown(tmp_path: Path) -> None:
+    page = write_judged(
+        tmp_path,
+        judgement(
+            pair(), Order.BA, 0.8, logprob_first=-0.4, logprob_second=-1.75, label_mass=0.82, censored=True,
+            votes_first=4, votes_second=1, rung="text", rationale="It is shorter.", judge="j", temperature=0.7,
+            model_returned="j-2026 fp_1", mode="stated", template="quality", template_hash="ab-cd", principle="honest",
+            prompt_tokens=1200, completion_tokens=31, attempts=3, latency_s=2.25, cost_usd=0.0125, created_at=1.79e9,
+            ledger_keys=("1", "2"), raw_reply='{"choices": [{"message": {"content": "So: 1"}}]}',
+        ),
+    )  # fmt: skip
+    assert page.facts == [
+        ["template", "quality ab-cd"],
+        ["principle", "honest"],
+        ["mode", "stated"],
+        ["log-probability, first", "-0.4000 nats"],
+        ["log-probability, second", "-1.7500 nats"],
+        ["censored", "a label was not listed: its log-probability is an upper bound"],
+        ["label mass", "82.0 %"],
+        ["votes, first to second", "4 : 1"],
+        ["read by", "words of the reply"],
+        ["model returned", "j-2026 fp_1"],
+        ["temperature", "0.7"],
+        ["tokens", "1,200 in, 31 out"],
+        ["attempts", "3"],
+        ["latency", "2.2 s"],
+        ["cost", "$0.0125"],
+        ["time", "2026-09-21 14:13:20 UTC"],
+    ]
+    text = " ".join(page.text.split())
+    assert "Order BA: B shown first B80.0 % A20.0 % Prompt Which?" in text
+    assert "RationaleIt is shorter." in text
+    assert "Last reply of 2So: 1" in text
+
+
+def test_a_judgement_from_the_ledger_and_one_without_a_number_say_so(tmp_path: Path) -> None:
+    page = write_judged(
+        tmp_path,
+        judgement(pair(), Order.AB, 0.8, cache_hit=True, attempts=0),
+        judgement(pair(), Order.BA, None, Outcome.ABSTAINED, reason="it <i>declined</i>"),
+    )
+    assert ["attempts", "0, answered from the ledger"] in page.facts
+    assert "it <i>declined</i>" in page.text
+
+
+def test_scores_of_answers_alone_are_shown_by_criterion(tmp_path: Path) -> None:
+    alone = {"p_first": None, "outcome": Outcome.SCORED, "reason": "", "criterion": "brevity"}
+    page = write_judged(
+        tmp_path,
+        judgement(pair(), Order.A, score=7.25, **alone),
+        judgement(pair(), Order.B, score=3.0, **alone),
+    )
+    text = " ".join(page.text.split())
+    assert "Answer A alone score 7.25" in text
+    assert "Answer B alone score 3.00" in text
+    assert ["criterion", "brevity"] in page.facts
+
+
+def test_no_field_of_a_judgement_becomes_markup(tmp_path: Path) -> None:
+    hostile = "\"'></b><img src=x onerror=alert(1)><!--"
+    free = [field.name for field in fields(Judgement) if field.type in ("str", "str | None")]
+    judgements = [
+        judgement(pair(), order, p, outcome, **dict.fromkeys(free, hostile))
+        for order, p, outcome in ((Order.AB, 0.7, Outcome.SCORED), (Order.BA, None, Outcome.FAILED))
+    ]
+    page = write_judged(tmp_path, *judgements)
+    assert {"rationale", "model_returned", "raw_reply", "judge_prompt", "reason", "principle"} <= set(free)
+    assert page.text.count(hostile) >= 2 * 6
+    assert "img" not in [tag for tag, _ in page.elements]
 
 
 def test_a_control_that_asks_nobody_shows_no_prompt(tmp_path: Path) -> None:
-    directory = write_synthetic_run(tmp_path)
-    table = pq.read_table(directory.judgements)
-    nobody = pa.array([""] * len(table))
-    pq.write_table(
-        table.set_column(table.column_names.index("judge_prompt"), "judge_prompt", nobody), directory.judgements
-    )
-    page = Page(write_report(directory.path).read_text())
+    flips = [flip_coin(pair(), order, 0, 1.0) for order in (Order.AB, Order.BA)]
+    page = write_judged(tmp_path, *flips)
     assert "No prompt: nobody was asked." in page.text
+    assert {name for name, _ in page.facts} == {"mode", "time"}
+    assert "rungs" not in page.figures
 
 
-def test_positions_are_counted_over_pairs_with_both_orders_scored(tmp_path: Path) -> None:
-    directory = write_synthetic_run(tmp_path)
-    # a: the same answer twice; b: always the first; c: always the second; d: undecided; e: one order failed
-    verdicts = {"a": (0.9, 0.2), "b": (0.6, 0.7), "c": (0.4, 0.1), "d": (0.5, 0.3), "e": (0.8, None)}
-    row = pq.read_table(directory.judgements).to_pylist()[-1]
-    rows = [
-        {**row, "pair_id": pair, "order": order, "p_first": p, "outcome": "failed" if p is None else "scored"}
-        for pair, both in verdicts.items()
-        for order, p in zip(("ab", "ba"), both, strict=True)
-    ]
-    pq.write_table(pa.Table.from_pylist(rows), directory.judgements)
-    judged = read_run(directory.path).judged
-    assert judged is not None
-    assert (judged.consistent, judged.always_first, judged.always_second, judged.undecided) == (1, 1, 1, 1)
-    assert judged.outcomes["failed"] == 1
-    assert judged.mean_p_first == pytest.approx(4.5 / 9)
+def test_where_every_reply_was_read_by_its_log_probabilities_there_is_no_figure_of_it(tmp_path: Path) -> None:
+    page = write_judged(tmp_path, *(judgement(pair(), order, 0.6, rung="logprobs") for order in (Order.AB, Order.BA)))
+    assert set(page.figures) == {"positions"}
+
+
+def test_without_judgements_the_page_says_that_there_are_none(tmp_path: Path) -> None:
+    assert "judgements.parquet is empty" in write_judged(tmp_path).text
 
 
 def test_without_a_summary_there_is_no_report(tmp_path: Path) -> None:
