@@ -78,6 +78,10 @@ class LedgerHandle:
         self._node = node
         self._actor = self._connect()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without the actor's handle, which Ray would lose with the arguments of an actor that it starts again.
+        return LedgerHandle, (self._path, self._node)
+
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call one of `LedgerActor`'s methods."""
         try:

@@ -173,6 +173,8 @@ def draw(items: Sequence[T], seed: int, key: str, count: int, weights: Sequence[
     """
     if not 0 <= count <= len(items):
         raise ValueError(f"cannot draw {count} of {len(items)}")
+    if len(items) == count == 1:
+        return (items[0],)
     times = [
         -math.log(_uniform(seed, key, index)) / weight
         for index, weight in enumerate(weights if weights is not None else [1.0] * len(items))

@@ -140,7 +140,10 @@ class Panel:
             for template in draw(self._templates, self._seed, f"templates/{pair.id}", self._config.templates_per_pair)
             for principle in self._principles(pair.id, self._config.principles_per_pair)
         ]
-        opinions = await asyncio.gather(*(self._opinion(pair, voice, purpose) for voice in voices))
+        if len(voices) == 1:  # nobody to wait for beside it, and a task for each pair adds up
+            opinions = [await self._opinion(pair, voices[0], purpose)]
+        else:
+            opinions = await asyncio.gather(*(self._opinion(pair, voice, purpose) for voice in voices))
         return combine(pair, opinions, self._config.combine, set_aside)
 
     def _principles(self, key: str, count: int) -> Sequence[Principle | None]:

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 # What endpoints list for a token of which they know no more than that it is unlikely.
@@ -76,6 +77,7 @@ class Completion:
         return top
 
 
+@lru_cache(maxsize=16)  # whoever reads one reads it twice: what it says, and which model said it
 def read_completion(raw: str) -> Completion:
     """A reply's first choice. Raises MalformedReply."""
     try:
