@@ -51,6 +51,9 @@ _TAKERS = 16
 # The spacing that late requests keep, as a share of what they should have had.
 _CATCH_UP = 0.8
 
+# How long a slot that may be used again is kept for a call to come.
+_SPARE_S = 0.005
+
 # How long a keeper that is gone may take to come back.
 _PATIENCE_S = 30.0
 _AGAIN_S = 0.2
@@ -149,6 +152,7 @@ class Limiter:
         self._asked = dict.fromkeys(Priority, 0)  # of those that wait, the first so many
         self._takers: dict[Priority, set[asyncio.Task[None]]] = {priority: set() for priority in Priority}
         self._held: dict[int, tuple[Lease, float]] = {}  # and when it came
+        self._spare: dict[int, Lease] = {}
         self._refused_at = -math.inf
         self._last = 0.0, 0.0  # when the last request was due, and when it went out
         self._settlements: list[Settlement] = []
@@ -163,6 +167,8 @@ class Limiter:
     async def grant(self, size: CallSize, priority: Priority = Priority.BULK) -> Lease:
         """The right to send a request of this size, a little ahead of its `turn`: time to get ready. Raises
         CallTooLarge."""
+        if self._spare:
+            return replace(self._spare.popitem()[1], size=size)
         future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self._waiting[priority].append((size, future))
         takers = self._takers[priority]
@@ -185,7 +191,9 @@ class Limiter:
         while True:
             last_due, last_sent = self._last
             now = time.monotonic()
-            wait = max(due, last_sent + _CATCH_UP * (due - last_due)) - now
+            spaced = last_sent + _CATCH_UP * (due - last_due)
+            # Where no rate is known there is no pace to keep.
+            wait = (due if lease.reusable_s > 0 else max(due, spaced)) - now
             if wait <= 0:
                 break
             try:
@@ -193,7 +201,8 @@ class Limiter:
             except asyncio.CancelledError:
                 self.unsent(lease)
                 raise
-        self._last = max(due, last_due), now
+        if lease.reusable_s == 0:
+            self._last = max(due, last_due), now
 
     def replied(self, lease: Lease, usage: Usage | None, headers: Mapping[str, str]) -> None:
         """The endpoint answered. `usage` is None where it does not tell."""
@@ -268,14 +277,21 @@ class Limiter:
         self.unsent(lease)
 
     def _reuse(self, lease: Lease) -> bool:
-        """Give the lease to another call that waits, where it is good for more than one."""
-        if lease.reusable_s == 0 or not any(self._waiting.values()):
-            return False
+        """Give the lease to another call that waits, or comes in a moment, where it is good for more than one."""
         _, came = self._held[lease.id]
-        if came < self._refused_at or time.monotonic() > came + lease.reusable_s:
+        if lease.reusable_s == 0 or came < self._refused_at or time.monotonic() > came + lease.reusable_s:
             return False
-        self._hand_on(lease, Priority.LIVE)
+        if any(self._waiting.values()):
+            self._hand_on(lease, Priority.LIVE)
+        else:
+            self._spare[lease.id] = lease
+            asyncio.get_running_loop().call_later(_SPARE_S, self._give_back, lease.id)
         return True
+
+    def _give_back(self, spare: int) -> None:
+        lease = self._spare.pop(spare, None)
+        if lease is not None:
+            self._settle(Settlement(lease, Ending.REPLIED))
 
     def _settle(self, settlement: Settlement) -> None:
         self._held.pop(settlement.lease.id)
