@@ -124,27 +124,35 @@ class ApiWorker:
         return Answer(call.key, None, Outcome.OVER_BUDGET, self._spent, attempts=attempts)
 
     async def _attempt(self, call: Call) -> Answer | Failure | None:
-        """Permit, intent, request, receipt: in this order, so that what was sent is known and what came is kept. None
+        """Lease, intent, request, receipt: in this order, so that what was sent is known and what came is kept. None
         where the call has to wait for others."""
         from rlaif_ray.judge.client import CallFailed
 
         try:
-            lease = await self._limiter.permit(CallSize.of(call.request), _PRIORITIES.get(call.purpose, Priority.BULK))
+            lease = await self._limiter.grant(CallSize.of(call.request), _PRIORITIES.get(call.purpose, Priority.BULK))
         except CallTooLarge as error:
             return _failed(call, str(error), 0)
         if self._spent:
             self._limiter.unsent(lease)
             return None
-        admission = await self._intend(Intent(call.key, call.purpose, self._id, call.worst_usd, call.prices))
+        try:
+            admission = await self._intend(Intent(call.key, call.purpose, self._id, call.worst_usd, call.prices))
+        except Exception:
+            self._limiter.unsent(lease)
+            raise
         if admission.attempt is None:
             self._limiter.unsent(lease)
             return await self._not_sent(call, admission.verdict)
+        await self._limiter.turn(lease)
         try:
             completion = await self._client.complete(call.request, call.key)
         except CallFailed as error:
             return await self._failed_attempt(call, lease, admission.attempt, error.failure)
+        except Exception:
+            self._limiter.failed(lease, {})
+            raise
         reply = completion.reply
-        usage = Usage(reply.prompt_tokens, reply.completion_tokens)
+        usage = Usage(reply.prompt_tokens, reply.completion_tokens) if completion.usage_told else None
         self._limiter.replied(lease, usage, completion.headers)
         await self._record(Receipt(call.key, self._endpoint.model, admission.attempt, reply))
         return Answer(call.key, reply, attempts=1)

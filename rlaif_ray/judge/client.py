@@ -41,10 +41,12 @@ _MOST_TOKENS = 10**8
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A reply, and what the response's headers say of limits (names in lower case)."""
+    """A reply, and what the response's headers say of limits (names in lower case). `usage_told` is False where the
+    endpoint says nothing of what it used, and the worst is booked."""
 
     reply: Reply
     headers: Mapping[str, str]
+    usage_told: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +107,10 @@ class JudgeClient:
             raise CallFailed(Failure(FailureKind.TRANSIENT, self._said(reason), maybe_billed=maybe_billed)) from None
         text = self._redacted(response.content.decode(errors="replace"))
         # Where the endpoint does not say, the worst is booked.
-        usage = read_usage(text) or Usage(worst_prompt_tokens(request), request.max_tokens)
+        told = read_usage(text)
+        usage = told or Usage(worst_prompt_tokens(request), request.max_tokens)
         reply = reply_of(self._endpoint, text, usage, latency_s=time.perf_counter() - started, created_at=time.time())
-        return Completion(reply, _limits(response.headers))
+        return Completion(reply, _limits(response.headers), told is not None)
 
     async def close(self) -> None:
         await self._client.close()

@@ -345,7 +345,7 @@ class Panel:
             said,
             exchanges,
             judge,
-            Mode(self._judges[judge].mode),
+            Mode.CHOICE if exchanges[0].request.top_logprobs else Mode.STATED,
             template,
             template_hash,
             principle,

@@ -295,7 +295,7 @@ def test_a_budget_stops_and_a_larger_one_goes_on(command: Command, tmp_path: Pat
 
 def test_exhausted_quota_stops_within_the_calls_in_flight(command: Command) -> None:
     with strict_server(quota_requests=50, latency_s=0.05) as server:
-        command.write(pairs(60), server.url, mode="choice", actors={"min": 2, "max": 2, "cpus": 0.1})
+        command.write(pairs(60), server.url, mode="choice", actors={"min": 1, "max": 1, "cpus": 0.1})
         done = command.run()
         assert done.code == 3, done.stderr
         (line,) = said(done)

@@ -22,7 +22,17 @@ from rlaif_ray.records import Outcome, Pair, Preference, Prompt
 from rlaif_ray.samples import Sample, read_samples, rollouts_of, write_samples
 
 PROGRESS = JudgeProgress(
-    pairs=4, scored=6, abstained=1, failed=1, over_budget=0, cached=2, calls=6, cost_usd=0.25, queued=0, in_flight=0, actors=1
+    pairs=4,
+    scored=6,
+    abstained=1,
+    failed=1,
+    over_budget=0,
+    cached=2,
+    calls=6,
+    cost_usd=0.25,
+    queued=0,
+    in_flight=0,
+    actors=1,
 )
 
 
