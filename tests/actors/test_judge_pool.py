@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import ray
-from loopback_judge import LoopbackJudge, p_first, serving
+from aiohttp import web
+from loopback_judge import LoopbackJudge, p_first, serving, serving_handler
 
 from actors.judge import Judges, start_judges
-from rlaif_ray.config import JudgeConfig, UserError
+from rlaif_ray.config import JudgeConfig, Stopped, UserError
 from rlaif_ray.records import Outcome, Pair, Preference, Prompt
 
 KEY_VARIABLE = "RLAIF_TEST_JUDGE_KEY"
@@ -229,3 +230,60 @@ async def test_the_coin_flip_asks_nobody(start: Any, server: LoopbackJudge) -> N
     assert not server.prompts
     assert {preference.p for preference in preferences} == {0.0, 0.5, 1.0}
     assert {judgement.judge for preference in preferences for judgement in preference.judgements} == {"coin_flip"}
+
+
+async def test_a_killed_pool_is_asked_again_and_buys_nothing_twice(start: Any, server: LoopbackJudge) -> None:
+    """What its workers had under way is unknown until it would have timed out."""
+    server.latency_s = 0.05
+    asked = pairs(150)
+    judges = await start(max_concurrency=16, timeout_s=3.0)
+    labelling = asyncio.ensure_future(judges.label(asked, "collect"))
+
+    async def some_are_answered() -> bool:
+        return len(server.prompts) > 40
+
+    await until(some_are_answered)
+    pool = ray.get_actor("judge-pool")
+    os.kill(await pool.__ray_call__.remote(lambda _: os.getpid()), signal.SIGKILL)
+    check(await labelling, asked)
+    totals = await judges.totals()
+    assert totals.replies == 300
+    assert len(server.prompts) - 300 <= totals.ambiguous <= 32
+
+
+async def test_every_judge_of_an_ensemble_and_a_cascade_has_calls_of_its_own(start: Any, server: LoopbackJudge) -> None:
+    """The members agree, so that every pair stays within the widest margin, and the third judge has the last word."""
+    other = {"base_url": server.url, "api_key_env": KEY_VARIABLE, "mode": "choice", "price": {"input": 1, "output": 1}}
+    asked = pairs(10)
+    judges = await start(
+        price={"input": 1.0, "output": 1.0},
+        ensemble=[{"model": "second", **other}],
+        cascade={"judge": {"model": "third", **other}, "margin": 0.5},
+    )
+    preferences = await judges.label(asked, "collect")
+    check(preferences, asked)
+    for preference in preferences:
+        assert [opinion.judge for opinion in preference.opinions] == ["third"]
+        assert [opinion.judge for opinion in preference.set_aside] == ["loopback", "second"]
+    progress = await judges.progress()
+    assert (progress.pairs, progress.scored, progress.calls) == (10, 60, 60)
+    # 101 tokens at a dollar a million, each.
+    assert progress.cost_usd == pytest.approx(60 * 101e-6)
+    # One budget for all of them.
+    assert (await judges.totals()).spent_usd == pytest.approx(progress.cost_usd)
+
+
+async def test_a_judge_that_keeps_abstaining_stops_the_run(start: Any) -> None:
+    async def shrug(request: web.Request) -> web.Response:
+        message = {"role": "assistant", "content": "Hm."}
+        usage = {"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11}
+        choices = [{"index": 0, "finish_reason": "stop", "message": message, "logprobs": None}]
+        return web.json_response({"id": "1", "object": "chat.completion", "choices": choices, "usage": usage})
+
+    with serving_handler(shrug) as url:
+        judges = await start(base_url=url)
+        few = await judges.label(pairs(5), "collect")
+        assert {preference.outcome for preference in few} == {Outcome.ABSTAINED}
+        assert all("no verdict" in preference.reason for preference in few)
+        with pytest.raises(Stopped, match=r"abstained from .* judge\.max_abstained=0\.1"):
+            await judges.label(pairs(120), "collect")
