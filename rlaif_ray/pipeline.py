@@ -202,7 +202,7 @@ class Pipeline:
         pairs = [pair for draw in draws for pair in draw.pairs]
         if not pairs:
             raise UserError(
-                "the policy's answers to a prompt are empty or nearly the same, so there is nothing to compare; "
+                "the policy's answers to a prompt are always nearly the same, so there is nothing to compare; "
                 "raise collect.temperature or collect.answers_per_prompt"
             )
         preferences = await self._labelled(pairs, "collect")

@@ -12,17 +12,15 @@ from rlaif_ray.records import Pair
 class NotSent(StrEnum):
     """Why a pair is not sent to judges."""
 
-    EMPTY = "an answer is empty"
     IDENTICAL = "the answers are the same but for white space"
     NEAR_IDENTICAL = "the answers are nearly the same"
 
 
 def why_not_sent(pair: Pair, bound: float) -> NotSent | None:
     """What speaks against asking about a pair; None where nothing does. Answers whose similarity reaches `bound` are
-    nearly the same; a bound of 1 takes out the identical ones alone."""
+    nearly the same; a bound of 1 takes out the identical ones alone. Silence against an answer is worth asking about:
+    a policy has to learn what it is worth."""
     a, b = normalised(pair.response_a), normalised(pair.response_b)
-    if not a or not b:
-        return NotSent.EMPTY
     if a == b:
         return NotSent.IDENTICAL
     return NotSent.NEAR_IDENTICAL if are_similar(a, b, bound) else None

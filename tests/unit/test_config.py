@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from rlaif_ray.config import RunConfig, UserError, dump_config, load_config
+from rlaif_ray.config import RunConfig, UserError, dump_config, load_config, load_judge_config
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = [*sorted((ROOT / "scripts" / "configs").glob("*.yaml")), ROOT / "rlaif_ray" / "toyworld" / "demo.yaml"]
+JUDGE = ROOT / "scripts" / "configs" / "judge.yaml"
+RUNS = [path for path in sorted(JUDGE.parent.glob("*.yaml")) if path != JUDGE]
+SHIPPED = [*RUNS, ROOT / "rlaif_ray" / "toyworld" / "demo.yaml"]
 
 MINIMAL = """
 run_dir: runs/{seed}
@@ -30,6 +32,20 @@ def test_shipped_configs_load_and_survive_a_round_trip(path: Path, tmp_path: Pat
     copy = tmp_path / "copy.yaml"
     copy.write_text(dump_config(config))
     assert load_config(copy) == config
+
+
+def test_the_shipped_judge_config_loads() -> None:
+    assert load_judge_config(JUDGE, ["judge.model=some"]).judge.model == "some"
+
+
+def test_a_judge_is_read_from_any_runs_config(minimal: Path) -> None:
+    run, judge = load_config(minimal, ["seed=3"]), load_judge_config(minimal, ["seed=3"])
+    assert (judge.seed, judge.run_dir, judge.judge) == (run.seed, run.run_dir, run.judge)
+
+
+def test_a_judge_config_with_a_key_that_no_run_has_is_refused(minimal: Path) -> None:
+    with pytest.raises(UserError, match="judg is not a known key; did you mean judge"):
+        load_judge_config(minimal, ["judg.model=x"])
 
 
 def test_overrides_are_yaml_and_reach_any_depth(minimal: Path) -> None:

@@ -131,10 +131,9 @@ def test_a_temperature_of_the_endpoints_own_is_not_sent() -> None:
     assert "temperature" not in body_of(temperature=None)
 
 
-def test_extra_fields_replace_none_of_the_requests() -> None:
-    endpoint = EndpointConfig(model="m", base_url="http://x/v1", extra_body={"reasoning_effort": "low", "model": "n"})
-    body = request_body(endpoint, QUESTION)
-    assert (body["reasoning_effort"], body["model"]) == ("low", "m")
+def test_extra_fields_are_sent() -> None:
+    endpoint = EndpointConfig(model="m", base_url="http://x/v1", extra_body={"reasoning_effort": "low"})
+    assert request_body(endpoint, QUESTION)["reasoning_effort"] == "low"
 
 
 async def test_what_the_server_sees(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,10 +352,9 @@ async def test_what_was_never_sent_was_not_billed(base_url: str) -> None:
     assert not error.value.failure.maybe_billed
 
 
-@pytest.mark.parametrize("base_url", ["localhost:8000/v1", "ftp://x/v1", "http:///v1", "nonsense"])
-def test_an_address_that_is_none(base_url: str) -> None:
+def test_an_address_with_a_port_that_is_none() -> None:
     with pytest.raises(UserError, match=r"judge\.base_url"):
-        JudgeClient(EndpointConfig(model="m", base_url=base_url))
+        JudgeClient(EndpointConfig(model="m", base_url="http://x:99999/v1"))
 
 
 # Keys.

@@ -18,7 +18,6 @@ from rlaif_ray.judge.ledger import (
     Receipt,
     Refusal,
     Verdict,
-    local_endpoint,
 )
 from rlaif_ray.judge.request import Reply
 
@@ -145,6 +144,14 @@ def test_a_call_that_keeps_getting_lost_is_given_up(ledger: Ledger) -> None:
     assert verdicts(ledger, intent()) == [Verdict.GIVEN_UP]
 
 
+def test_what_a_batch_brought_is_paid_for_once(ledger: Ledger) -> None:
+    for _ in range(2):
+        ledger.buy(Receipt("key", "model", None, REPLY), "run", "table")
+    totals = ledger.totals("run")
+    assert (totals.calls, totals.spent_usd) == (1, pytest.approx(0.002))
+    assert ledger.lookup(["key"]) == {"key": REPLY}
+
+
 def test_a_refusal_is_kept_and_a_reply_takes_its_place(ledger: Ledger) -> None:
     (attempt,) = send(ledger, intent())
     ledger.record([Receipt("key", "model", attempt, Refusal("HTTP 400: too long"))])
@@ -263,13 +270,3 @@ def test_a_ledger_of_another_version_is_refused_in_one_sentence(path: Path) -> N
     old.close()
     with pytest.raises(UserError, match="version 0"):
         Ledger(path)
-
-
-def test_a_retrained_model_under_the_same_path_is_another_judge(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(b"\0" * 3_000_000)
-    before = local_endpoint(str(tmp_path))
-    assert local_endpoint(str(tmp_path)) == before
-    (tmp_path / "model.safetensors").write_bytes(b"\0" * 2_999_999 + b"\1")
-    assert local_endpoint(str(tmp_path)) != before
-    assert local_endpoint("some/name") == "local"
