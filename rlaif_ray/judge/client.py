@@ -72,11 +72,11 @@ class JudgeClient:
     its disk."""
 
     def __init__(self, endpoint: EndpointConfig) -> None:
-        """Raises UserError for an address that is none, and for a key that is not where the config says."""
+        """Raises UserError where the key is not where the config says."""
         if endpoint.base_url is None:
             raise ValueError("judge.base_url is not set, so there is no endpoint to call")
         self._endpoint = endpoint
-        base_url = _url(endpoint.base_url)
+        base_url = httpx2.URL(endpoint.base_url)
         key = _key(endpoint)
         self._redactor = None if key is None else Redactor(key)
         self._client = openai.AsyncOpenAI(
@@ -225,16 +225,6 @@ def _limits(headers: Mapping[str, str]) -> dict[str, str]:
         for name, value in headers.items()
         if "ratelimit" in name.lower() or name.lower().startswith("retry-after")
     }
-
-
-def _url(base_url: str) -> httpx2.URL:
-    try:
-        url = httpx2.URL(base_url)
-    except httpx2.InvalidURL:
-        url = httpx2.URL("")
-    if url.scheme not in {"http", "https"} or not url.host:
-        raise UserError(f"judge.base_url: {base_url!r} is no address; give one such as http://127.0.0.1:8000/v1")
-    return url
 
 
 def _key(endpoint: EndpointConfig) -> str | None:

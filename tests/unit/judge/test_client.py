@@ -352,11 +352,6 @@ async def test_what_was_never_sent_was_not_billed(base_url: str) -> None:
     assert not error.value.failure.maybe_billed
 
 
-def test_an_address_with_a_port_that_is_none() -> None:
-    with pytest.raises(UserError, match=r"judge\.base_url"):
-        JudgeClient(EndpointConfig(model="m", base_url="http://x:99999/v1"))
-
-
 # Keys.
 
 
