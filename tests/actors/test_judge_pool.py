@@ -164,8 +164,9 @@ async def test_limits_hold_over_all_workers(start: Any, server: LoopbackJudge) -
     judges = await start(requests_per_minute=900, max_concurrency=4, actors={"min": 2, "max": 2, "cpus": 0.1})
     check(await judges.label(asked, "collect"), asked)
     assert server.most_in_flight <= 4
-    # 900 a minute is 15 a second: 30 requests, the first at once, need 29 intervals.
-    assert server.arrivals[-1] - server.arrivals[0] >= 0.9 * 29 / 15
+    # 900 a minute is 15 a second: 30 requests, the first at once, need 29 intervals, of which three tenths of a second
+    # may have been saved up.
+    assert server.arrivals[-1] - server.arrivals[0] >= 0.95 * (29 / 15 - 0.3)
 
 
 async def test_concurrency_is_used(start: Any, server: LoopbackJudge) -> None:
