@@ -45,21 +45,19 @@ _MAX_LOSSES = 3
 
 @dataclass(frozen=True, slots=True)
 class _Feeding:
-    """How a kind of worker is fed: `loops` remote calls under way at a time, of up to `batch` requests each."""
+    """How a kind of worker is fed: `loops` remote calls under way at a time, of up to `batch` requests each. Beyond
+    `calls` requests, another worker is worth starting."""
 
     batch: int
     smallest_batch: int
     loops: int
-
-    @property
-    def calls(self) -> int:
-        return self.batch * self.loops
+    calls: int
 
 
-# Small remote calls, so that one slow answer holds up few; enough of them to cover the whole round trip.
-_API = _Feeding(batch=4, smallest_batch=1, loops=32)
+# Small remote calls, so that one slow answer holds up few; enough of them that one worker alone fills a usual quota.
+_API = _Feeding(batch=4, smallest_batch=1, loops=32, calls=32)
 # One batch in the engine, and the next one waiting at its door.
-_LABELER = _Feeding(batch=512, smallest_batch=64, loops=2)
+_LABELER = _Feeding(batch=512, smallest_batch=64, loops=2, calls=1_024)
 
 
 @dataclass

@@ -115,7 +115,8 @@ class Labelling:
 
     async def label(self, judges: JudgeStage, console: Console) -> list[str]:
         """Label the pairs, write the files, and return what a person reads at the end. Raises UserError and Stopped as
-        the judges do, and Stopped, with the files written, where a budget or quota left pairs without a judgement."""
+        the judges do; and, with the files written, Stopped where a budget or quota left pairs without a judgement, and
+        UserError where no pair was scored."""
         begun = time.monotonic()
         console.stage("judge", f"{len(self._asked):,} pairs, {len(self._not_sent):,} not worth asking about")
         preferences = await _labelled(judges, self._asked, console)
@@ -145,6 +146,12 @@ class Labelling:
         stop = over_budget_stop(preferences, self.config.judge)
         if stop is not None:
             raise Stopped(stop)
+        if preferences and not outcomes[Outcome.SCORED]:
+            reason = preferences[0].reason.rstrip(".")
+            raise UserError(
+                f"none of {len(preferences):,} pairs was scored ({reason}); check judge.base_url, judge.model and "
+                f"judge.template; {self._files.outcomes} says why for each"
+            )
         return _closing_lines(summary, self._files)
 
     def estimate(self) -> list[str]:
