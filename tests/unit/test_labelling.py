@@ -175,6 +175,14 @@ async def test_what_the_judges_raise_goes_through_and_leaves_no_file(tmp_path: P
     assert not out.exists()
 
 
+async def test_where_no_pair_is_scored_the_files_say_why(tmp_path: Path) -> None:
+    out = tmp_path / "preferences.parquet"
+    with pytest.raises(UserError, match=r"none of 2 pairs was scored \(order ab: because.*outcomes\.parquet"):
+        await label(labelling(out, [pair(3), pair(4)]))
+    assert {became for became, _, _ in outcomes(out).values()} == {"abstained", "failed"}
+    assert (summary(out)["abstained"], summary(out)["failed"]) == (1, 1)
+
+
 async def test_a_file_with_nothing_to_ask_is_no_error(tmp_path: Path) -> None:
     out = tmp_path / "preferences.parquet"
     await label(labelling(out, PAIRS[6:]))
