@@ -141,6 +141,12 @@ class CallPool:
         """
         return list(await asyncio.gather(*(self._ask(request, purpose) for request in requests)))
 
+    async def release(self, holders: Sequence[str]) -> None:
+        """These workers of a pool before this one died: what they were given to send with is free again."""
+        if self._limiter is not None:
+            for holder in holders:
+                await self._limiter.release(holder)
+
     def stop(self) -> list[str]:
         """End the workers and return their names. Calls under way are given up, and count as ambiguous."""
         names = [worker.name for worker in self._workers]

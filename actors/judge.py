@@ -73,6 +73,9 @@ class JudgePool:
             )
             for number, (judge, price) in enumerate(zip(judges_of(config), prices, strict=True))
         ]
+        self._run = run
+        self._ledger = ledger
+        self._beginning: asyncio.Task[None] | None = None
         self._window = asyncio.Semaphore(_PAIRS_AT_A_TIME)
         self._outcomes: Counter[Outcome] = Counter()
         self._pairs = self._cached = 0
@@ -109,7 +112,16 @@ class JudgePool:
         return [name for pool in self._pools for name in pool.stop()]
 
     async def _ask(self, judge: int, requests: Sequence[Request], purpose: str) -> Sequence[Answer]:
+        if self._beginning is None:
+            self._beginning = asyncio.create_task(self._begin())
+        await asyncio.shield(self._beginning)
         return await self._pools[judge].ask(requests, purpose)
+
+    async def _begin(self) -> None:
+        """A pool that was killed left calls under way, and nobody else waits for them."""
+        dead = await self._ledger.call("abandon", self._run)
+        for pool in self._pools:
+            await pool.release(dead)
 
     async def _compare(self, pair: Pair, purpose: str) -> Preference:
         async with self._window:

@@ -33,6 +33,9 @@ _GPU_SHARE = 0.85
 # How soon a caller asks again whether reserved money came back, or whether another caller's reply is there.
 _WAIT_S = 0.1
 
+# Within this time every worker knows that the account is spent.
+_WORD_SPREADS_S = 1.0
+
 # Who goes first where a quota is short: training waits for live rewards, and nobody waits for labels in bulk.
 _PRIORITIES = {"reward": Priority.LIVE, "probe": Priority.LIVE, "evaluate": Priority.EVALUATION}
 
@@ -96,10 +99,13 @@ class ApiWorker:
         """Send nothing more: the account has no quota left."""
         self._spent = self._spent or reason
 
+    def _is_halted(self) -> bool:
+        return bool(self._spent)
+
     async def _ask(self, call: Call) -> Answer:
         attempts = failures = 0
         started = time.monotonic()
-        while not self._spent:
+        while not self._is_halted():
             attempted = await self._attempt(call)
             if isinstance(attempted, Answer):
                 return replace(attempted, attempts=attempts + attempted.attempts)
@@ -110,8 +116,8 @@ class ApiWorker:
             if attempted.kind is FailureKind.RUN:
                 raise UserError(attempted.reason)
             if attempted.kind is FailureKind.QUOTA:
-                self._spent = attempted.reason
-            elif attempted.kind is FailureKind.RATE_LIMITED:
+                break
+            if attempted.kind is FailureKind.RATE_LIMITED:
                 if time.monotonic() - started > RATE_LIMIT_PATIENCE_S:
                     reason = f"refused for rate over {RATE_LIMIT_PATIENCE_S:.0f} s; {attempted.reason}"
                     return _failed(call, reason, attempts)
@@ -132,7 +138,7 @@ class ApiWorker:
             lease = await self._limiter.grant(CallSize.of(call.request), _PRIORITIES.get(call.purpose, Priority.BULK))
         except CallTooLarge as error:
             return _failed(call, str(error), 0)
-        if self._spent:
+        if self._is_halted():
             self._limiter.unsent(lease)
             return None
         try:
@@ -144,6 +150,10 @@ class ApiWorker:
             self._limiter.unsent(lease)
             return await self._not_sent(call, admission.verdict)
         await self._limiter.turn(lease)
+        if self._is_halted():
+            self._limiter.unsent(lease)
+            await self._lose(Loss(admission.attempt, self._spent, maybe_billed=False))
+            return None
         try:
             completion = await self._client.complete(call.request, call.key)
         except CallFailed as error:
@@ -170,7 +180,12 @@ class ApiWorker:
         return None
 
     async def _failed_attempt(self, call: Call, lease: Lease, attempt: int, failure: Failure) -> Answer | Failure:
-        if failure.kind is FailureKind.RATE_LIMITED:
+        if failure.kind is FailureKind.QUOTA:
+            # At once, and without giving the lease back before the word has spread: nothing more may go out, here or
+            # from a worker that does not know yet.
+            self._spent = failure.reason
+            asyncio.get_running_loop().call_later(_WORD_SPREADS_S, self._limiter.failed, lease, failure.headers)
+        elif failure.kind is FailureKind.RATE_LIMITED:
             self._limiter.refused(lease, failure.headers)
         else:
             self._limiter.failed(lease, failure.headers)

@@ -51,6 +51,9 @@ class LedgerActor:
     def release(self, holder: str) -> None:
         self._ledger.release(holder)
 
+    def abandon(self, run: str) -> list[str]:
+        return self._ledger.abandon(run)
+
     def totals(self, run: str) -> LedgerTotals:
         return self._ledger.totals(run)
 

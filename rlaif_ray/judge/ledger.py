@@ -256,6 +256,16 @@ class Ledger:
             for (attempt,) in rows:
                 self._close(attempt, "ambiguous", None, "its caller died")
 
+    def abandon(self, run: str) -> list[str]:
+        """All callers of a run died: what they had under way may have been answered. Returns who they were."""
+        with self._transaction():
+            rows = self._database.execute(
+                "SELECT id, holder FROM attempts WHERE run = ? AND state = 'intended'", (run,)
+            ).fetchall()
+            for attempt, _ in rows:
+                self._close(attempt, "ambiguous", None, "its caller died")
+        return sorted({holder for _, holder in rows})
+
     def ambiguous(self) -> list[AmbiguousCall]:
         """Every attempt in the file that may have been answered and billed, unseen."""
         rows = self._database.execute(

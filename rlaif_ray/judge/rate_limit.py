@@ -44,6 +44,9 @@ _WIDER_EVERY_S = 2.0
 # windows, so less is made up for.
 _CREDIT_S = 0.3
 
+# After a longer silence nothing is made up for: it was no stall but nobody's wish to call.
+_LONGEST_STALL_S = 1.0
+
 # How finely a minute's charges are kept.
 _BUCKET_S = 0.05
 
@@ -148,6 +151,7 @@ class _Pace:
         self._configured = math.inf if per_minute is None else per_minute
         self._told = math.inf
         self._due = now
+        self._charged_at = -math.inf
         self._minute: deque[_Charges] = deque()
         self._used = 0.0
 
@@ -177,7 +181,9 @@ class _Pace:
 
     def charge(self, amount: float, margin: float, moment: float) -> _Charges:
         """Charge a call that goes out at `moment`."""
-        credit = _CREDIT_S * (_LEAST_MARGIN / margin) ** 2
+        stalled = moment - self._charged_at <= _LONGEST_STALL_S
+        credit = _CREDIT_S * (_LEAST_MARGIN / margin) ** 2 if stalled else 0.0
+        self._charged_at = moment
         self._due = max(self._due, moment - credit) + self._seconds(amount, margin)
         if not self._minute or moment > self._minute[-1].until - 60.0:
             self._minute.append(_Charges(moment + _BUCKET_S + 60.0, 0.0))

@@ -95,7 +95,7 @@ def run(pairs: int, kill_every: float, seed: int) -> Books:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory)
         _write_pairs(path / "pairs.jsonl", pairs, seed)
-        with strict_server(latency_s=0.05, faults=FAULTS, seed=seed, hold_s=30.0, refusal_header="ms") as server:
+        with strict_server(latency_s=0.05, faults=FAULTS, seed=seed, hold_s=30.0, refusal_header="none") as server:
             _write_config(path / "judge.yaml", server.url)
             begun = time.monotonic()
             drivers, kills = _label(path, kill_every, random.Random(seed))

@@ -164,9 +164,8 @@ async def test_limits_hold_over_all_workers(start: Any, server: LoopbackJudge) -
     judges = await start(requests_per_minute=900, max_concurrency=4, actors={"min": 2, "max": 2, "cpus": 0.1})
     check(await judges.label(asked, "collect"), asked)
     assert server.most_in_flight <= 4
-    # 900 a minute is 15 a second: 30 requests, the first at once, need 29 intervals, of which three tenths of a second
-    # may have been saved up.
-    assert server.arrivals[-1] - server.arrivals[0] >= 0.95 * (29 / 15 - 0.3)
+    # 900 a minute is 15 a second: 30 requests, the first at once, need 29 intervals.
+    assert server.arrivals[-1] - server.arrivals[0] >= 0.9 * 29 / 15
 
 
 async def test_concurrency_is_used(start: Any, server: LoopbackJudge) -> None:
@@ -177,9 +176,9 @@ async def test_concurrency_is_used(start: Any, server: LoopbackJudge) -> None:
 
 async def test_a_backlog_brings_more_actors(start: Any, server: LoopbackJudge) -> None:
     server.latency_s = 1.0
-    # More than one actor can hold: where the quota is the bound, another actor would help nobody.
+    # More than one actor is good for: where the quota is the bound, another actor would help nobody.
     judges = await start(max_concurrency=512)
-    await judges.label(pairs(20), "collect")
+    await judges.label(pairs(10), "collect")
     assert (await judges.progress()).actors == 1
     asked = [Pair(f"more-{number}", Prompt("prompt", f"And {number}."), "a", "b") for number in range(300)]
     labelling = asyncio.ensure_future(judges.label(asked, "collect"))

@@ -138,6 +138,14 @@ def test_a_dead_callers_calls_are_ambiguous_at_once(ledger: Ledger) -> None:
     assert verdicts(ledger, intent("a"), intent("b")) == [Verdict.SEND, Verdict.WAIT]
 
 
+def test_a_dead_pools_calls_are_ambiguous_and_its_callers_named(ledger: Ledger) -> None:
+    other = dataclasses.replace(ACCOUNT, run="other")
+    send(ledger, intent("a", holder="one"), intent("b", holder="two"), intent("c", holder="one"))
+    send(ledger, intent("d", holder="three"), account=other)
+    assert ledger.abandon("run") == ["one", "two"]
+    assert [call.key for call in ledger.ambiguous()] == ["a", "b", "c"]
+
+
 def test_a_call_that_keeps_getting_lost_is_given_up(ledger: Ledger) -> None:
     for _ in range(ACCOUNT.ambiguous_bound):
         ledger.lose([Loss(send(ledger, intent())[0], "timed out", maybe_billed=True)])
