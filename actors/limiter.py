@@ -155,6 +155,7 @@ class Limiter:
         self._spare: dict[int, Lease] = {}
         self._refused_at = -math.inf
         self._last = 0.0, 0.0  # when the last request was due, and when it went out
+        self._untold_replies = 0
         self._settlements: list[Settlement] = []
         self._settler: asyncio.Task[None] | None = None
 
@@ -207,7 +208,9 @@ class Limiter:
     def replied(self, lease: Lease, usage: Usage | None, headers: Mapping[str, str]) -> None:
         """The endpoint answered. `usage` is None where it does not tell."""
         said = read_rate_headers(headers, time.time())
-        if said != SILENT or not self._reuse(lease):
+        if said == SILENT and self._reuse(lease):
+            self._untold_replies += 1
+        else:
             self._settle(Settlement(lease, Ending.REPLIED, usage, said))
 
     def refused(self, lease: Lease, headers: Mapping[str, str]) -> None:
@@ -291,11 +294,12 @@ class Limiter:
     def _give_back(self, spare: int) -> None:
         lease = self._spare.pop(spare, None)
         if lease is not None:
-            self._settle(Settlement(lease, Ending.REPLIED))
+            self._settle(Settlement(lease, Ending.UNSENT))  # its last call was told of, or will be
 
     def _settle(self, settlement: Settlement) -> None:
         self._held.pop(settlement.lease.id)
-        self._settlements.append(settlement)
+        self._settlements.append(replace(settlement, untold_replies=self._untold_replies))
+        self._untold_replies = 0
         if self._settler is None or self._settler.done():
             self._settler = asyncio.create_task(self._settle_all())
 

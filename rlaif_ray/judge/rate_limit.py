@@ -54,8 +54,11 @@ _BUCKET_S = 0.05
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 30.0
 
-# So many refusals in a row where no rate is known: fewer calls in flight, by this factor; doubled again in this time.
+# So many refusals, and so large a share of what was sent of late, where no rate is known: fewer calls in flight, by
+# this factor; doubled again in this time. A smaller share is not the doing of too many calls.
 _REFUSALS_TO_SHRINK = 3
+_SHARE_TO_SHRINK = 0.25
+_OF_LATE = 200
 _SHRINK = 0.7
 _REGROW_S = 30.0
 
@@ -111,12 +114,14 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """A lease given back, and what the endpoint said of the quota. `usage` is there where a reply told it."""
+    """A lease given back, and what the endpoint said of the quota. `usage` is there where a reply told it.
+    `untold_replies` came to calls that used leases again since the holder last settled one."""
 
     lease: Lease
     ending: Ending
     usage: Usage | None = None
     headers: RateHeaders = SILENT
+    untold_replies: int = 0
 
 
 @dataclass(slots=True)
@@ -226,6 +231,7 @@ class RateLimiter:
         self._shrunk = (math.inf, now)  # calls in flight that are allowed, and since when
         self._refusals = 0  # in a row
         self._refused_at = -math.inf
+        self._replied_of_late = self._refused_of_late = 0
 
     @property
     def in_flight(self) -> int:
@@ -308,6 +314,9 @@ class RateLimiter:
             elif excess > 0:
                 self._tokens.charge(excess, margin, now)
         moment = -math.inf if held is None else held.moment
+        self._remember(settlement)
+        if settlement.untold_replies:
+            self._refusals = 0
         if settlement.ending is Ending.REFUSED:
             self._refuse(settlement.headers, moment, now)
         else:
@@ -390,9 +399,17 @@ class RateLimiter:
     def _slow_down(self, now: float) -> None:
         if now >= self._widened[1] + _WIDER_EVERY_S:
             self._widened = (min(_MOST_MARGIN, self.margin(now) + _WIDER), now)
-        if self._is_free and self._refusals >= _REFUSALS_TO_SHRINK:
+        refused, sent = self._refused_of_late, self._refused_of_late + self._replied_of_late
+        if self._is_free and refused >= max(_REFUSALS_TO_SHRINK, _SHARE_TO_SHRINK * sent):
             allowed = min(self._most_allowed(now), len(self._leases) + 1)
             self._shrunk = (allowed * _SHRINK, now)
+
+    def _remember(self, settlement: Settlement) -> None:
+        self._refused_of_late += settlement.ending is Ending.REFUSED
+        self._replied_of_late += settlement.untold_replies + (settlement.ending is Ending.REPLIED)
+        if self._refused_of_late + self._replied_of_late > _OF_LATE:
+            self._refused_of_late //= 2
+            self._replied_of_late //= 2
 
     def _pause_until(self, time: float) -> None:
         self._paused_until = max(self._paused_until, time)

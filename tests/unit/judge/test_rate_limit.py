@@ -357,6 +357,29 @@ def test_where_no_rate_is_known_refusals_in_a_row_shrink_what_is_in_flight_for_a
     assert len(take(of, now + 200.0, *[SMALL] * 99)) == 64
 
 
+def test_refusals_among_many_replies_shrink_nothing_and_pause_no_longer() -> None:
+    """One refusal in twenty, nineteen replies in between that used leases again: each pause is the first, 50 ms."""
+    of, now = limiter(concurrency=64), 0.0
+    for _ in range(40):
+        (lease,) = take(of, now, SMALL)
+        of.settle(Settlement(lease, Ending.REFUSED, untold_replies=19), now + 0.05)
+        assert due_in(of, now + 0.05) == pytest.approx(0.05)
+        now += 1.0
+    assert len(take(of, now, *[SMALL] * 99)) == 64
+
+
+def test_an_endpoint_that_refuses_most_of_what_is_in_flight_gets_less() -> None:
+    """It takes 8 at a time: of 64, 56 are refused, then fewer, until less than a quarter is or nearly so."""
+    of, now, refused = limiter(concurrency=64), 0.0, 64
+    for _ in range(12):
+        leases = take(of, now, *[SMALL] * 64)
+        refused = max(0, len(leases) - 8)
+        for number, lease in enumerate(leases):
+            of.settle(Settlement(lease, Ending.REFUSED if number < refused else Ending.REPLIED), now + 0.05)
+        now += 7.0
+    assert refused <= 5
+
+
 def test_the_heir_of_a_limiter_waits_and_counts_what_is_out() -> None:
     before = limiter(concurrency=3)
     held = take(before, 0.0, SMALL, SMALL)
