@@ -21,6 +21,10 @@ from rlaif_ray.records import Message, Outcome
 _SENTENCE_TOKENS = 16
 
 
+# A malformed reply is bad luck once, and three in a row are how the endpoint is.
+_ASKED_AGAIN = 2
+
+
 class NoCompletion(Exception):
     """A question that brought nothing to read. `outcome` says what became of it, the text why."""
 
@@ -32,7 +36,7 @@ class NoCompletion(Exception):
 def ask_choice(
     conversation: tuple[Message, ...], question: PairQuestion, abilities: Abilities, settings: AskSettings
 ) -> Steps[Reading]:
-    """Probability of the first label after a conversation that ends by asking for a label. At most four calls."""
+    """Probability of the first label after a conversation that ends by asking for a label. At most five calls."""
     labels, least = question.labels, settings.min_label_mass
     try:
         completion = yield from ask_until_read(choice_request(conversation, abilities))
@@ -80,23 +84,29 @@ def answered(conversation: tuple[Message, ...], reply: str, turn: str) -> tuple[
 
 
 def ask_until_read(request: Request, spare: int = 1) -> Steps[Completion]:
-    """A reply that holds what was asked for. One that does not was paid for, and the question is put once more, as the
-    sample `spare` further; words without the log-probabilities are better than nothing. Raises NoCompletion where
-    neither brought anything."""
+    """A reply that holds what was asked for. One that does not was paid for, and the question is put again, as the
+    sample `spare` further: twice where it was malformed, once where it only lacked something; words without the
+    log-probabilities are better than nothing. Raises NoCompletion where none brought anything."""
     reason, outcome, words = "", Outcome.FAILED, None
-    for ask in (request, replace(request, sample=request.sample + spare)):
+    for tried in range(_ASKED_AGAIN + 1):
+        ask = replace(request, sample=request.sample + tried * spare)
         (answer,) = yield [ask]
         if answer.refused:
             raise NoCompletion(Outcome.FAILED, answer.reason)
         completion = try_to_read(answer)
         if completion is None:
-            reason, outcome = "the endpoint's reply is malformed, and so is the next", Outcome.FAILED
-        elif completion.declined or _is_whole(ask, completion):
+            reason, outcome = f"the endpoint's reply is malformed, and so are the next {_ASKED_AGAIN}", Outcome.FAILED
+            if words is None:
+                continue
+            break
+        if completion.declined or _is_whole(ask, completion):
             return completion
-        elif completion.text.strip():
+        if completion.text.strip():
             words = completion
         else:
             reason, outcome = f"the reply is empty (finish_reason: {completion.finish_reason})", Outcome.ABSTAINED
+        if tried:
+            break
     if words is None:
         raise NoCompletion(outcome, reason)
     return words

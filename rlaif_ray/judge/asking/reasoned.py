@@ -14,7 +14,7 @@ from rlaif_ray.records import Outcome
 
 def ask_reasoned(question: PairQuestion, abilities: Abilities, settings: AskSettings) -> Steps[Reading]:
     """The probability of the first label after reasoning, within `settings.clamp`. A rationale that was cut is used as
-    far as it goes. At most six calls."""
+    far as it goes. At most eight calls."""
     request = Request(
         question.reason(),
         # What the judge thinks unseen comes on top.

@@ -39,7 +39,7 @@ class Statement(Generic[V]):
 
 
 def ask_stated(question: PairQuestion, abilities: Abilities, settings: AskSettings) -> Steps[Reading]:
-    """Probability of the first label from counted verdicts, of those that could be read. At most three calls
+    """Probability of the first label from counted verdicts, of those that could be read. At most four calls
     a sample."""
     try:
         votes = yield from ask_statements(

@@ -123,12 +123,15 @@ def test_a_refused_question_fails_with_the_endpoints_words() -> None:
     assert len(requests) == 1
 
 
-def test_a_malformed_reply_is_asked_for_once_more() -> None:
+def test_a_malformed_reply_is_asked_for_twice_more() -> None:
     reading, requests = ask("<html>", chat("1", {"1": 0.6, "2": 0.2}))
     assert requests[1] == replace(requests[0], sample=1)
     assert reading.rung is Rung.LOGPROBS
-    reading, requests = ask("<html>", "<html>")
-    assert (reading.outcome, len(requests)) == (Outcome.FAILED, 2)
+    reading, requests = ask("<html>", "<html>", chat("1", {"1": 0.6, "2": 0.2}))
+    assert requests[2] == replace(requests[0], sample=2)
+    assert reading.rung is Rung.LOGPROBS
+    reading, requests = ask("<html>", "<html>", "<html>")
+    assert (reading.outcome, len(requests)) == (Outcome.FAILED, 3)
 
 
 def test_log_probabilities_that_are_missing_are_asked_for_once_more_before_words_count() -> None:

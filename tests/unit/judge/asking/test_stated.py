@@ -88,7 +88,7 @@ def test_a_cut_vote_is_unread() -> None:
     [
         ([NEITHER, NEITHER], Outcome.ABSTAINED, "no verdict"),
         ([NEITHER, REFUSED], Outcome.ABSTAINED, "no verdict"),
-        (["<html>", "<html>"], Outcome.FAILED, "malformed"),
+        (["<html>"] * 3, Outcome.FAILED, "malformed"),
         ([chat("", finish="length")] * 2, Outcome.ABSTAINED, "length"),
         ([chat("", finish="content_filter")], Outcome.ABSTAINED, "content filter"),
         ([REFUSED], Outcome.FAILED, "HTTP 400"),
