@@ -238,7 +238,7 @@ class Panel:
         task = self._probes.get(judge)
         if task is None:
             task = self._probes[judge] = asyncio.create_task(self._probed(judge))
-        return await task
+        return await asyncio.shield(task)  # one pair that is given up must not end the probe for all
 
     async def _probed(self, judge: int) -> Abilities:
         endpoint = self._judges[judge]
