@@ -173,7 +173,7 @@ async def _label(url: str, pairs: Sequence[Pair], directory: Path) -> int:
 
 def _curate(url: str, questions: Sequence[list[dict[str, str]]], python: Path) -> int:
     settings = {
-        "model": "loopback",
+        "model": "gpt-4o-mini",  # it wants a name that litellm knows
         "url": url,
         "per_minute": _PER_MINUTE,
         "timeout_s": _TIMEOUT_S,
