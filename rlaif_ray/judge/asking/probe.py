@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
-from rlaif_ray.judge.asking.choice import label_position
+from rlaif_ray.judge.asking.choice import bare, label_position
 from rlaif_ray.judge.asking.ladder import NoCompletion, choice_request, read_choice, stated_verdict, try_to_read
 from rlaif_ray.judge.asking.replies import Completion, MalformedReply
 from rlaif_ray.judge.asking.terms import Abilities, Mode
@@ -115,7 +115,7 @@ class _Trial:
     speaks: bool = False  # its reply holds text
     verdict: bool = False  # and states a label
     lists: bool = False  # it lists alternatives to a token
-    chooses: bool = False  # a label is likely among them
+    chooses: bool = False  # it is a label, or one is likely among them
     bound: bool = False  # its text is a JSON object with a verdict
     thinks: bool = False  # the judge reasoned before it answered
 
@@ -135,14 +135,20 @@ def _try(request: Request) -> Steps[_Trial]:
 def _trial(completion: Completion, thinks: bool) -> _Trial:
     text = completion.text.strip()
     try:
-        lists = len(completion.top_tokens(label_position(completion))) > 1
+        position = label_position(completion)
+        lists = len(completion.top_tokens(position)) > 1
+        # A weak judge spreads its probability, and says a label all the same.
+        chooses = lists and (
+            bare(completion.tokens[position]) in _LABELS
+            or read_choice(completion, _LABELS, _LIKELY).rung is Rung.LOGPROBS
+        )
     except MalformedReply:
-        lists = False
+        lists = chooses = False
     return _Trial(
         speaks=bool(text),
         verdict=stated_verdict(completion, _LABELS) is not None,
         lists=lists,
-        chooses=lists and read_choice(completion, _LABELS, _LIKELY).rung is Rung.LOGPROBS,
+        chooses=chooses,
         bound=text.startswith("{") and parse_verdict(text, _LABELS) is not None,
         thinks=thinks or completion.reasoned or "</think>" in text,
     )
