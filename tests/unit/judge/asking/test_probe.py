@@ -146,3 +146,11 @@ def test_a_call_that_was_not_answered_ends_the_probe(answer: Answer) -> None:
     with pytest.raises(NoCompletion) as failure:
         found(lambda request: answer)
     assert failure.value.outcome is answer.no_reply
+
+
+def test_a_weak_judge_that_says_a_label_is_asked_for_its_log_probabilities() -> None:
+    """It gives the labels .43 in all and says the wrong one: its labels are tokens of its vocabulary nonetheless."""
+    weak = chat("2", {"2": 0.25, "1": 0.18, "concert": 0.13})
+    abilities, requests = drive(probe(), lambda request: weak)
+    assert (abilities.top_logprobs, abilities.shortest_reply) == (20, 1)
+    assert len(requests) == 1
