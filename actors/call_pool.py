@@ -26,7 +26,7 @@ from actors.limiter import Limiter
 from actors.spawn import spawn
 from rlaif_ray.config import EndpointConfig, Stopped, UserError
 from rlaif_ray.judge.autoscale import Bounds, Load, wanted_actors
-from rlaif_ray.judge.ledger import Account, NotInLedger, Refusal
+from rlaif_ray.judge.ledger import Account, NotInLedger, Refusal, answer_of
 from rlaif_ray.judge.prices import Price, worst_cost_usd
 from rlaif_ray.judge.request import Answer, Reply, Request, call_key, endpoint_identity
 from rlaif_ray.records import Outcome
@@ -158,10 +158,8 @@ class CallPool:
         job = self._jobs.get(key)
         if job is None:
             stored = await self._lookup(key)
-            if isinstance(stored, Reply):
-                return Answer(key, stored, cached=True)
             if stored is not None:
-                return Answer(key, None, Outcome.FAILED, stored.reason, refused=True, cached=True)
+                return answer_of(key, stored, cached=True)
             job = self._jobs.get(key)  # another question may have brought it meanwhile
         if job is not None:
             return replace(await asyncio.shield(job.answer), cached=True, attempts=0)

@@ -141,8 +141,7 @@ class JudgePool:
             self._outcomes[judgement.outcome] += 1
             self._cached += judgement.cache_hit
         scored, abstained = self._outcomes[Outcome.SCORED], self._outcomes[Outcome.ABSTAINED]
-        warning = abstention_warning(scored, abstained)
-        if warning is not None and not self._warned:
+        if not self._warned and (warning := abstention_warning(scored, abstained)) is not None:
             self._warned = True
             logger.warning(warning)
         if judgements[-1].outcome is Outcome.ABSTAINED:

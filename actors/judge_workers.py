@@ -16,7 +16,7 @@ from actors.coalesce import Coalescer
 from actors.ledger import LedgerHandle
 from actors.limiter import CallTooLarge, Limiter
 from rlaif_ray.config import EndpointConfig, UserError
-from rlaif_ray.judge.ledger import Account, Admission, Intent, Loss, Receipt, Refusal, Verdict
+from rlaif_ray.judge.ledger import Account, Admission, Intent, Loss, Receipt, Refusal, Verdict, answer_of
 from rlaif_ray.judge.rate_limit import Lease, Priority
 from rlaif_ray.judge.request import Answer, Reply, Request
 from rlaif_ray.judge.retry import RATE_LIMIT_PATIENCE_S, Failure, FailureKind, backoff_s
@@ -170,7 +170,7 @@ class ApiWorker:
     async def _not_sent(self, call: Call, verdict: Verdict) -> Answer | None:
         if verdict is Verdict.ANSWERED:
             stored = await self._ledger.call("lookup", [call.key])
-            return Answer(call.key, stored[call.key], cached=True)
+            return answer_of(call.key, stored[call.key], cached=True)
         if verdict is Verdict.OVER_BUDGET:
             return self._over_budget(call)
         if verdict is Verdict.GIVEN_UP:
@@ -190,8 +190,9 @@ class ApiWorker:
         else:
             self._limiter.failed(lease, failure.headers)
         if failure.refused:
-            await self._record(Receipt(call.key, self._endpoint.model, attempt, Refusal(failure.reason)))
-            return Answer(call.key, None, Outcome.FAILED, failure.reason, refused=True, attempts=1)
+            refusal = Refusal(failure.reason)
+            await self._record(Receipt(call.key, self._endpoint.model, attempt, refusal))
+            return answer_of(call.key, refusal, attempts=1)
         await self._lose(Loss(attempt, failure.reason, failure.maybe_billed))
         return _failed(call, failure.reason, 1) if failure.kind is FailureKind.ITEM else failure
 
@@ -234,7 +235,9 @@ class LabelerWorker:
                 for call, outcome in zip(calls, outcomes, strict=True)
             ],
         )
-        return Batch(tuple(_answer(call, outcome) for call, outcome in zip(calls, outcomes, strict=True)))
+        return Batch(
+            tuple(answer_of(call.key, outcome, attempts=1) for call, outcome in zip(calls, outcomes, strict=True))
+        )
 
     def _load(self) -> VllmLabeler:
         from rlaif_ray.engines.vllm_labeler import VllmLabeler
@@ -251,12 +254,6 @@ class LabelerWorker:
         if self._labeler is None:
             raise RuntimeError("the labeler was asked before it was opened")
         return self._labeler.complete(requests)
-
-
-def _answer(call: Call, outcome: Reply | Refusal) -> Answer:
-    if isinstance(outcome, Refusal):
-        return Answer(call.key, None, Outcome.FAILED, outcome.reason, refused=True, attempts=1)
-    return Answer(call.key, outcome, attempts=1)
 
 
 def _failed(call: Call, reason: str, attempts: int) -> Answer:

@@ -11,9 +11,8 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.limiter import NAMESPACE
+from actors.spawn import shared
 from rlaif_ray.judge.ledger import Account, Admission, Intent, Ledger, LedgerTotals, Loss, Receipt, Refusal
 from rlaif_ray.judge.request import Reply
 
@@ -100,20 +99,8 @@ class LedgerHandle:
 
     def _connect(self) -> Any:
         name = hashlib.sha256(str(self._path).encode()).hexdigest()[:8]
-        return (
-            ray.remote(LedgerActor)
-            .options(
-                name=f"ledger-{name}",
-                namespace=NAMESPACE,
-                get_if_exists=True,
-                num_cpus=0,
-                max_restarts=-1,
-                # A repeated intent counts its first attempt as ambiguous, and a repeated receipt changes nothing.
-                max_task_retries=-1,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=self._node, soft=False),
-            )
-            .remote(self._path)
-        )
+        # A repeated intent counts its first attempt as ambiguous, and a repeated receipt changes nothing.
+        return shared(LedgerActor, f"ledger-{name}", args=(self._path,), node=self._node)
 
 
 def ledger_here(path: Path) -> LedgerHandle:

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 import ray
 from ray.exceptions import RayActorError
 
+from actors.spawn import shared
 from rlaif_ray.config import EndpointConfig
 from rlaif_ray.judge.rate_headers import SILENT, read_rate_headers
 from rlaif_ray.judge.rate_limit import (
@@ -34,8 +35,8 @@ from rlaif_ray.judge.rate_limit import (
 )
 from rlaif_ray.judge.token_estimate import CallSize, Usage
 
-# Shared by all jobs of a cluster, as a quota is.
-NAMESPACE = "rlaif-ray"
+# Asks that wait at the keeper, of all holders together.
+_ASKERS_AT_A_TIME = 1_000
 
 # Longer than a call can live, so that no lease returns while its request is still under way.
 _LEASE_MARGIN_S = 15.0
@@ -331,16 +332,9 @@ def _pop(waiting: deque[_Waiter], size: CallSize) -> _Waiter:
 def _connect(endpoint: EndpointConfig, *, heir: bool) -> Any:
     quota = endpoint.quota or f"{endpoint.base_url}\0{endpoint.model}\0{endpoint.api_key_env}\0{endpoint.api_key_file}"
     limits = Limits(endpoint.requests_per_minute, endpoint.tokens_per_minute, endpoint.max_concurrency)
-    return (
-        ray.remote(LimiterActor)
-        .options(
-            name=f"limiter-{hashlib.sha256(quota.encode()).hexdigest()[:8]}",
-            namespace=NAMESPACE,
-            get_if_exists=True,
-            num_cpus=0,
-            max_concurrency=1_000,
-            max_restarts=-1,
-            max_task_retries=-1,
-        )
-        .remote(limits, endpoint.timeout_s + _LEASE_MARGIN_S, heir)
+    return shared(
+        LimiterActor,
+        f"limiter-{hashlib.sha256(quota.encode()).hexdigest()[:8]}",
+        args=(limits, endpoint.timeout_s + _LEASE_MARGIN_S, heir),
+        concurrency=_ASKERS_AT_A_TIME,
     )

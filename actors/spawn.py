@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlaif_ray.config import ActorResources
+
+# Of the actors that all jobs of a cluster share, as they share a quota or a file.
+SHARED_NAMESPACE = "rlaif-ray"
 
 
 def spawn(
@@ -35,6 +39,30 @@ def spawn(
     if concurrency is not None:
         options["max_concurrency"] = concurrency
     return ray.remote(cls).options(**options).remote(*args)
+
+
+def shared(cls: type, name: str, *, args: tuple[Any, ...], concurrency: int = 1, node: str | None = None) -> Any:
+    """The handle of the one actor of this name that all jobs of the cluster share; started where there is none, on
+    `node` where that is given. Ray starts it again when it dies and repeats the calls that it had, so they must be
+    repeatable; it ends with the job that started it."""
+    options: dict[str, Any] = {}
+    if concurrency > 1:
+        options["max_concurrency"] = concurrency
+    if node is not None:
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    return (
+        ray.remote(cls)
+        .options(
+            name=name,
+            namespace=SHARED_NAMESPACE,
+            get_if_exists=True,
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=-1,
+            **options,
+        )
+        .remote(*args)
+    )
 
 
 def thread_environment(resources: ActorResources) -> dict[str, str]:

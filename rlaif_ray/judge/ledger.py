@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from rlaif_ray.config import UserError
-from rlaif_ray.judge.request import Reply
+from rlaif_ray.judge.request import Answer, Reply
+from rlaif_ray.records import Outcome
 
 # Money is counted in whole picodollars: a price per million tokens is then whole for one token, and sums are exact.
 _PICO = 10**12
@@ -116,6 +117,13 @@ class Refusal:
     """What an endpoint said to a request that it will not have. It is kept as a reply is: it would say so again."""
 
     reason: str
+
+
+def answer_of(key: str, outcome: Reply | Refusal, *, cached: bool = False, attempts: int = 0) -> Answer:
+    """What the ledger holds, as the answer to a request."""
+    if isinstance(outcome, Refusal):
+        return Answer(key, None, Outcome.FAILED, outcome.reason, refused=True, cached=cached, attempts=attempts)
+    return Answer(key, outcome, cached=cached, attempts=attempts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from rlaif_ray.config import JudgeConfig, UserError
 from rlaif_ray.judge.asking.terms import Mode
-from rlaif_ray.judge.ledger import Ledger, NotInLedger, Refusal
+from rlaif_ray.judge.ledger import Ledger, NotInLedger, answer_of
 from rlaif_ray.judge.panel import Panel, judges_of
 from rlaif_ray.judge.prices import Price, cost_usd, expected_prompt_tokens, load_prices, price_of, worst_cost_usd
-from rlaif_ray.judge.request import Answer, Form, Reply, Request, call_key, endpoint_identity
-from rlaif_ray.records import Outcome, Pair
+from rlaif_ray.judge.request import Answer, Form, Request, call_key, endpoint_identity
+from rlaif_ray.records import Pair
 
 # What a judge writes where it reasons, by experience; a bound is `judge.rationale_tokens`.
 _RATIONALE_TOKENS = 200
@@ -59,7 +59,7 @@ async def missing_calls(
         found = ledger.lookup(keys)
         absent = [MissingCall(judge, *call) for call in zip(keys, requests, strict=True) if call[0] not in found]
         if not absent:
-            return [_answer(key, found[key]) for key in keys]
+            return [answer_of(key, found[key], cached=True) for key in keys]
         if purpose == "probe":
             raise NotInLedger(
                 f"judge.mode: {judges[judge].base_url} was not asked yet what it supports; set judge.mode=choice, "
@@ -133,9 +133,3 @@ def prices_of(config: JudgeConfig) -> list[Price | None]:
 
 def _expected_answer_tokens(request: Request) -> int:
     return min(request.max_tokens, _RATIONALE_TOKENS)
-
-
-def _answer(key: str, found: Reply | Refusal) -> Answer:
-    if isinstance(found, Refusal):
-        return Answer(key, None, Outcome.FAILED, found.reason, refused=True, cached=True)
-    return Answer(key, found, cached=True)

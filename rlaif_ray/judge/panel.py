@@ -26,7 +26,7 @@ from rlaif_ray.judge.ledger import NotInLedger
 from rlaif_ray.judge.material import Principle, draw, load_material
 from rlaif_ray.judge.reading import Reading, ScoreReading
 from rlaif_ray.judge.request import Answer, Request, Steps
-from rlaif_ray.judge.templates import Template, load_score_template, load_template
+from rlaif_ray.judge.templates import ScoreTemplate, Template, load_score_template, load_template
 from rlaif_ray.records import AnswerScore, AnswerToScore, Judgement, Opinion, Order, Outcome, Pair, Preference
 
 T = TypeVar("T")
@@ -118,9 +118,9 @@ class Panel:
         (principle,) = self._principles(answer.id, 1)
         template = self._score_template
         question = template.question(answer.prompt, answer.text, material=self._material, principle=principle)
-        abilities = await self._abilities(0, purpose)
+        abilities = await self._abilities(0)
         reading, exchanges = await self._drive(0, score_steps(question, abilities, self._settings), purpose)
-        judgement = self._scored(answer.id, Order.A, "", reading, exchanges, 0, template.name, template.hash, principle)
+        judgement = self._scored(answer.id, Order.A, "", reading, exchanges, 0, template, principle)
         value = None if reading.score is None else normalised(reading.score, template.scale)
         return AnswerScore(reading.outcome, reading.reason, value, judgement)
 
@@ -155,7 +155,7 @@ class Panel:
 
     async def _opinion(self, pair: Pair, voice: _Voice, purpose: str) -> Opinion:
         weight = self._judges[voice.judge].weight
-        abilities = await self._abilities(voice.judge, purpose)
+        abilities = await self._abilities(voice.judge)
         if not self._material.rubric:
             return opinion_of_orders(await self._verdicts(pair, voice, abilities, purpose), weight)
         scores, p = await self._rubric(pair, voice, abilities, purpose)
@@ -183,17 +183,7 @@ class Panel:
         mode = resolved_mode(self._judges[voice.judge], abilities, voice.template)
         steps = pair_steps(mode, abilities, question, self._settings)
         reading, exchanges = await self._drive(voice.judge, steps, purpose)
-        return self._judgement(
-            pair.id,
-            order,
-            reading,
-            exchanges,
-            voice.judge,
-            mode,
-            voice.template.name,
-            voice.template.hash,
-            voice.principle,
-        )
+        return self._judgement(pair.id, order, reading, exchanges, voice.judge, mode, voice.template, voice.principle)
 
     async def _rubric(
         self, pair: Pair, voice: _Voice, abilities: Abilities, purpose: str
@@ -212,17 +202,7 @@ class Panel:
             )
         )
         judgements = [
-            self._scored(
-                pair.id,
-                order,
-                criterion.name,
-                reading,
-                exchanges,
-                voice.judge,
-                template.name,
-                template.hash,
-                None,
-            )
+            self._scored(pair.id, order, criterion.name, reading, exchanges, voice.judge, template, None)
             for (order, criterion, _), (reading, exchanges) in zip(asked, driven, strict=True)
         ]
         values = [reading.score for reading, _ in driven]
@@ -230,7 +210,7 @@ class Panel:
         a, b = values[: len(rubric)], values[len(rubric) :]
         return judgements, rubric_p(a, b, weights, self._config.rubric_temperature)
 
-    async def _abilities(self, judge: int, purpose: str) -> Abilities:
+    async def _abilities(self, judge: int) -> Abilities:
         """What a judge's endpoint supports: asked once, and read from the ledger ever after."""
         endpoint = self._judges[judge]
         if endpoint.base_url is None or Mode(endpoint.mode) is Mode.CHOICE:
@@ -277,8 +257,7 @@ class Panel:
         exchanges: Sequence[_Exchange],
         judge: int,
         mode: Mode,
-        template: str,
-        template_hash: str,
+        template: Template | ScoreTemplate,
         principle: Principle | None,
         *,
         score: float | None = None,
@@ -310,8 +289,8 @@ class Panel:
             mode=mode,
             temperature=first.request.temperature,
             seed=self._seed,
-            template=template,
-            template_hash=f"{template_hash}-{self._material.hash}",
+            template=template.name,
+            template_hash=f"{template.hash}-{self._material.hash}",
             principle=None if principle is None else principle.id,
             ledger_keys=tuple(exchange.answer.key for exchange in exchanges),
             cache_hit=all(exchange.answer.cached for exchange in exchanges),
@@ -331,8 +310,7 @@ class Panel:
         reading: ScoreReading,
         exchanges: Sequence[_Exchange],
         judge: int,
-        template: str,
-        template_hash: str,
+        template: ScoreTemplate,
         principle: Principle | None,
     ) -> Judgement:
         """A judgement on one answer alone."""
@@ -347,7 +325,6 @@ class Panel:
             judge,
             Mode.CHOICE if exchanges[0].request.top_logprobs else Mode.STATED,
             template,
-            template_hash,
             principle,
             score=reading.score,
             criterion=criterion,

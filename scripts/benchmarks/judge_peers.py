@@ -26,9 +26,8 @@ from rich.table import Table
 from actors.judge import start_judges
 from actors.session import ray_session
 from rlaif_ray.config import JudgeConfig
-from rlaif_ray.judge.panel import Panel
-from rlaif_ray.judge.request import Answer, Request
 from rlaif_ray.records import Outcome, Pair, Prompt
+from scripts.benchmarks.questions import questions_on
 from tests.judge_server import BillLine, strict_server
 
 _PER_MINUTE = 1_200.0
@@ -229,17 +228,10 @@ def _ray_data(url: str, questions: Sequence[list[dict[str, str]]], *, retries: i
 
 async def _questions(pairs: Sequence[Pair]) -> list[list[dict[str, str]]]:
     """What our judge asks about the pairs, as plain messages for the others."""
-    asked: list[list[dict[str, str]]] = []
-
-    async def ask(judge: int, requests: Sequence[Request], purpose: str) -> Sequence[Answer]:
-        for request in requests:
-            asked.append([{"role": message.role, "content": message.content} for message in request.messages])
-        return [Answer("", None) for _ in requests]
-
-    panel = Panel(_config("http://127.0.0.1:9/v1"), 0, ask)
-    for pair in pairs:
-        await panel.compare(pair, "judge")
-    return asked
+    return [
+        [{"role": message.role, "content": message.content} for message in request.messages]
+        for request in await questions_on(pairs, _config("http://127.0.0.1:9/v1"))
+    ]
 
 
 def _config(url: str) -> JudgeConfig:

@@ -26,9 +26,9 @@ from actors.session import ray_session
 from rlaif_ray.config import JudgeConfig
 from rlaif_ray.judge.asking.replies import Position, TokenLogprob, write_completion
 from rlaif_ray.judge.ledger import Ledger, Receipt
-from rlaif_ray.judge.panel import Panel
-from rlaif_ray.judge.request import Answer, Reply, Request, call_key, endpoint_identity
+from rlaif_ray.judge.request import Reply, Request, call_key, endpoint_identity
 from rlaif_ray.records import Pair, Prompt
+from scripts.benchmarks.questions import questions_on
 from tests.judge_server import strict_server
 
 _IN_FLIGHT = 64
@@ -75,7 +75,7 @@ async def measure(directory: Path, calls: int, rounds: int, labels: int) -> Figu
         await judges.label(_pairs(_WARM_UP_PAIRS, "warm-up"), "judge")
         for number in range(rounds):
             pairs = _pairs(calls // 2, f"round-{number}")
-            bare.append(calls / await _time_bare(config, await _requests(config, pairs)))
+            bare.append(calls / await _time_bare(config, await questions_on(pairs, config)))
             pool.append(calls / await _time_pool(judges, pairs))
         memory = max(_resident_mib())
         await judges.stop()
@@ -122,7 +122,7 @@ async def _time_replay(path: Path, labels: int) -> tuple[float, int]:
     reply = Reply(write_completion("1", "length", [Position("1", tuple(top))], 100, 1), 100, 1, None, 0.05, 0.0)
     identity = endpoint_identity(config)
     ledger = Ledger(path)
-    requests = await _requests(config, pairs)
+    requests = await questions_on(pairs, config)
     ledger.record([Receipt(call_key(config.model, identity, request), "model", None, reply) for request in requests])
     ledger.close()
     judges = await start_judges(config, seed=0, run="benchmark", ledger_path=path)
@@ -134,20 +134,6 @@ async def _time_replay(path: Path, labels: int) -> tuple[float, int]:
     assert progress.scored == 2 * labels
     await judges.stop()
     return seconds, progress.calls
-
-
-async def _requests(config: JudgeConfig, pairs: Sequence[Pair]) -> list[Request]:
-    """What the panel asks about pairs."""
-    asked: list[Request] = []
-
-    async def ask(judge: int, requests: Sequence[Request], purpose: str) -> Sequence[Answer]:
-        asked.extend(requests)
-        return [Answer("", None) for _ in requests]
-
-    panel = Panel(config, 0, ask)
-    for pair in pairs:
-        await panel.compare(pair, "judge")
-    return asked
 
 
 def _config(url: str) -> JudgeConfig:

@@ -18,7 +18,8 @@ import ray
 from judge_server import BillLine, admitted, strict_server
 from limited_caller import LimitedCaller
 
-from actors.limiter import NAMESPACE, CallTooLarge, Limiter
+from actors.limiter import CallTooLarge, Limiter
+from actors.spawn import SHARED_NAMESPACE
 from rlaif_ray.config import EndpointConfig
 from rlaif_ray.judge.rate_limit import Priority
 from rlaif_ray.judge.token_estimate import CallSize
@@ -49,7 +50,7 @@ def limiter_names() -> set[str]:
 
 def kill_limiter(name: str) -> None:
     """By SIGKILL: Ray starts it again."""
-    actor = ray.get_actor(name, namespace=NAMESPACE)
+    actor = ray.get_actor(name, namespace=SHARED_NAMESPACE)
     os.kill(ray.get(actor.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
 
 

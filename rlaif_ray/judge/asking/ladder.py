@@ -20,7 +20,6 @@ from rlaif_ray.records import Message, Outcome
 
 _SENTENCE_TOKENS = 16
 
-
 # A malformed reply is bad luck once, and three in a row are how the endpoint is.
 _ASKED_AGAIN = 2
 
