@@ -94,7 +94,6 @@ class LearnerRank:
             self._policy,
             self._value,
             self._reference,
-            normalisation,
             ppo,
             seed=config.seed,
             temperature=config.rollout.temperature,

@@ -20,8 +20,9 @@ class RewardWorker:
     def __init__(self, directory: Path, policy: PolicyConfig, max_batch_tokens: int) -> None:
         import torch
 
-        from rlaif_ray.reward.model import load_reward_model
+        from rlaif_ray.reward.model import RewardNormalisation, load_reward_model
 
+        self._normalisation = RewardNormalisation.load(directory)
         model = load_reward_model(directory, dtype=policy.dtype, trust_remote_code=policy.trust_remote_code)
         self._model = model.to("cuda" if torch.cuda.is_available() else "cpu")
         self._max_batch_tokens = max_batch_tokens
@@ -29,7 +30,7 @@ class RewardWorker:
     def score(self, rollouts: Rollouts) -> Scores:
         from rlaif_ray.reward.scoring import score_rollouts
 
-        return score_rollouts(self._model, rollouts, max_batch_tokens=self._max_batch_tokens)
+        return score_rollouts(self._model, self._normalisation, rollouts, max_batch_tokens=self._max_batch_tokens)
 
 
 class RewardPool:

@@ -52,6 +52,8 @@ class RolloutWorker:
             [
                 TokenRequest(
                     request.sample_id,
+                    request.group_id,
+                    request.prompt.id,
                     tuple(encode_prompt(self._engine.tokenizer, request.prompt)),
                     request.seed,
                     request.temperature,

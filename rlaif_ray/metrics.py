@@ -51,8 +51,8 @@ LEARNING_RATE: Final = _define("learning_rate", "", "the optimizer's learning ra
 GRADIENT_NORM: Final = _define("gradient_norm", "", "norm of the gradient before it is clipped")
 
 # PPO: what the policy earns, and how far it has moved.
-REWARD_MEAN: Final = _define("reward_mean", "", "mean raw score of the answers that could be scored")
-REWARD_STD: Final = _define("reward_std", "", "standard deviation of the same scores")
+REWARD_MEAN: Final = _define("reward_mean", "", "mean reward of the answers that were scored, normalised, before KL")
+REWARD_STD: Final = _define("reward_std", "", "standard deviation of the same rewards")
 KL: Final = _define("kl", "nats/answer", "KL of the policy from the reference, summed over an answer's tokens")
 KL_COEFFICIENT: Final = _define("kl_coefficient", "", "weight of the KL penalty in the reward")
 ANSWER_LENGTH: Final = _define("answer_length", "tokens", "mean length of an answer, its stop token included")

@@ -105,6 +105,7 @@ def sample_requests(
     return [
         SampleRequest(
             sample_id=f"{purpose}/{place}-{prompt.id}/{index}",
+            group_id=f"{purpose}/{place}-{prompt.id}",
             prompt=prompt,
             seed=_number(seed, purpose, place, prompt.id, index),
             temperature=temperature,
@@ -132,6 +133,11 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
         else [{"role": message.role, "content": message.content} for message in prompt.content]
     )
     return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+
+
+def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str, stop: int) -> list[int]:
+    """Token ids of a whole answer, with the stop token that ends it."""
+    return [*tokenizer(answer, add_special_tokens=False)["input_ids"], stop]
 
 
 def _number(*parts: object) -> int:

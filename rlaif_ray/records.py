@@ -7,7 +7,7 @@ This module knows nothing of Ray, torch or any engine.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,7 @@ class Prompt:
 
     id: str
     content: str | tuple[Message, ...]
+    reference: str | None = None  # a good answer, where the source gives one
 
     @property
     def text(self) -> str:
@@ -58,9 +59,11 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """One answer to draw (loop -> rollout actor). `seed` makes it the same however it is batched."""
+    """One answer to draw (loop -> rollout actor). `seed` makes it the same however it is batched; answers that are
+    drawn together for one prompt share their `group_id`."""
 
     sample_id: str
+    group_id: str
     prompt: Prompt
     seed: int
     temperature: float = 1.0
@@ -76,6 +79,8 @@ class Rollouts:
     """
 
     sample_ids: tuple[str, ...]
+    group_ids: tuple[str, ...]
+    prompt_ids: tuple[str, ...]
     prompt_tokens: NDArray[np.int32]
     prompt_offsets: NDArray[np.int64]
     answer_tokens: NDArray[np.int32]
@@ -105,14 +110,15 @@ def offsets_of(lengths: Sequence[int]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Rewards of one batch of rollouts (reward actor -> learner ranks), row by row.
+    """Rewards of one batch of rollouts (reward actors -> learner ranks), row by row.
 
     An answer that could not be scored has `valid` False; its value is NaN and must not enter any statistic.
     """
 
     sample_ids: tuple[str, ...]
-    values: NDArray[np.float32]  # (B,)
+    values: NDArray[np.float32]  # (B,): the weighted sum of the parts that count
     valid: NDArray[np.bool_]  # (B,)
+    parts: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)  # (B,) each; NaN where it says nothing
 
 
 @dataclass(frozen=True, slots=True)

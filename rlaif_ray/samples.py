@@ -78,6 +78,8 @@ def rollouts_of(samples: Sequence[Sample]) -> Rollouts:
     answer_lengths = [len(sample.answer_tokens) for sample in samples]
     return Rollouts(
         sample_ids=tuple(sample.sample_id for sample in samples),
+        group_ids=tuple(sample.sample_id.rpartition("/")[0] for sample in samples),
+        prompt_ids=tuple(sample.prompt_id for sample in samples),
         prompt_tokens=np.array([token for sample in samples for token in sample.prompt_tokens], dtype=np.int32),
         prompt_offsets=offsets_of([len(sample.prompt_tokens) for sample in samples]),
         answer_tokens=np.array([token for sample in samples for token in sample.answer_tokens], dtype=np.int32),

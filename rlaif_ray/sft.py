@@ -26,7 +26,7 @@ from rlaif_ray.policy.model import (
     scratch_tokenizer,
     stop_token,
 )
-from rlaif_ray.prompts import encode_prompt
+from rlaif_ray.prompts import encode_answer, encode_prompt
 from rlaif_ray.records import Demonstration
 from rlaif_ray.rundir import directory_written_atomically
 
@@ -58,7 +58,7 @@ def fit_sft(
     examples = [
         (
             encode_prompt(tokenizer, demonstration.prompt),
-            [*tokenizer(demonstration.answer, add_special_tokens=False)["input_ids"], stop],
+            encode_answer(tokenizer, demonstration.answer, stop),
         )
         for demonstration in demonstrations
     ]

@@ -31,7 +31,7 @@ _NAMES: dict[Any, str] = {
 
 HEAD = """# Every config key
 
-Written by `make docs` from `rlaif_ray/config.py`. A config is a YAML file; every command takes `key=value` after it,
+Written by `make docs` from `rlaif_ray/config`. A config is a YAML file; every command takes `key=value` after it,
 with the keys as they stand here. A file may stand on another, `base: FILE`, and change or add to its keys.
 
 | key | value | default | meaning |

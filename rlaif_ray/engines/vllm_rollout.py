@@ -24,6 +24,8 @@ class TokenRequest:
     """One answer to draw to an encoded prompt."""
 
     sample_id: str
+    group_id: str
+    prompt_id: str
     prompt: tuple[int, ...]
     seed: int
     temperature: float
@@ -90,6 +92,8 @@ class VllmRolloutEngine:
         ]
         return Rollouts(
             sample_ids=tuple(request.sample_id for request in requests),
+            group_ids=tuple(request.group_id for request in requests),
+            prompt_ids=tuple(request.prompt_id for request in requests),
             prompt_tokens=_flat([request.prompt for request in requests]),
             prompt_offsets=offsets_of([len(request.prompt) for request in requests]),
             answer_tokens=_flat([answer.token_ids for answer in answers]),

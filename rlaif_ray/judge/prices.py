@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import Field, ValidationError
 
-from rlaif_ray.config import EndpointConfig, Fraction, PriceConfig, Section, UserError
+from rlaif_ray.config import EndpointConfig, PriceConfig, Section, UserError
+from rlaif_ray.config.section import Fraction
 from rlaif_ray.judge.request import Request
 
 # Money is counted in whole picodollars: a price per million tokens is then whole for one token, and sums are exact.

@@ -26,23 +26,21 @@ class AnswerRewards:
 
 
 def answer_rewards(
-    raw: Tensor,
+    rewards: Tensor,
     valid: Tensor,
     truncated: Tensor,
     *,
-    mean: float,
-    std: float,
     clip: float,
     on_truncation: Literal["penalty", "mask"],
     truncation_score: float,
 ) -> AnswerRewards:
-    """Normalise raw scores (B,) by the reward model's own statistics, clip them to +-`clip`, and settle truncation.
+    """Clip normalised rewards (B,) to +-`clip`, and settle truncation.
 
     `valid` (B,) says which answers were scored; the others keep no number. `truncated` (B,) says which ones hit the
-    length limit: a `penalty` puts `truncation_score` (already in normalised units) in place of their score, and
-    `mask` makes them invalid.
+    length limit: a `penalty` puts `truncation_score` (in the rewards' units) in place of their score, and `mask` makes
+    them invalid.
     """
-    scores = ((raw.float() - mean) / std).clamp(-clip, clip)
+    scores = rewards.float().clamp(-clip, clip)
     if on_truncation == "penalty":
         scores = torch.where(truncated, truncation_score, scores)
     else:

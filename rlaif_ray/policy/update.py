@@ -32,7 +32,6 @@ from rlaif_ray.policy.ppo import (
     value_loss,
 )
 from rlaif_ray.records import Rollouts, Scores
-from rlaif_ray.reward.model import RewardNormalisation
 
 
 class NothingToLearn(RuntimeError):
@@ -66,7 +65,6 @@ class PpoUpdate:
         policy: TrainingEngine,
         value: TrainingEngine,
         reference: nn.Module,
-        normalisation: RewardNormalisation,
         config: PpoConfig,
         *,
         seed: int,
@@ -76,7 +74,6 @@ class PpoUpdate:
         self._policy = policy
         self._value = value
         self._reference = reference
-        self._normalisation = normalisation
         self._config = config
         self._seed = seed
         self._temperature = temperature
@@ -103,8 +100,6 @@ class PpoUpdate:
             torch.from_numpy(batch.scores.copy()),
             torch.from_numpy(batch.scored.copy()),
             torch.from_numpy(batch.truncated),
-            mean=self._normalisation.mean,
-            std=self._normalisation.std,
             clip=config.reward_clip,
             on_truncation=config.truncated,
             truncation_score=config.truncation_score,

@@ -1,7 +1,7 @@
-"""Raw rewards of token sequences, the same for a shard whenever it is scored.
+"""Rewards of token sequences, the same for a shard whenever it is scored.
 
-Rows are taken in the order of their ids and cut into batches by a bound on padded tokens. The reward is the Hugging
-Face model's own raw logit; nothing is normalised here.
+Rows are taken in the order of their ids and cut into batches by a bound on padded tokens. The raw reward is the Hugging
+Face model's own logit.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from rlaif_ray.records import Rollouts, Scores
+from rlaif_ray.reward.model import RewardNormalisation
 
 Tokens = NDArray[np.int32] | Sequence[int]
 
@@ -73,8 +74,10 @@ def score_sequences(
     return np.where(valid, values, np.nan).astype(np.float32), valid
 
 
-def score_rollouts(model: Any, rollouts: Rollouts, *, max_batch_tokens: int) -> Scores:
-    """The scores of one shard: of each prompt with its answer, as token ids."""
+def score_rollouts(
+    model: Any, normalisation: RewardNormalisation, rollouts: Rollouts, *, max_batch_tokens: int
+) -> Scores:
+    """The normalised scores of one shard: of each prompt with its answer, as token ids."""
     sequences = [np.concatenate([rollouts.prompt(row), rollouts.answer(row)]) for row in range(len(rollouts))]
     values, valid = score_sequences(model, rollouts.sample_ids, sequences, max_batch_tokens=max_batch_tokens)
-    return Scores(sample_ids=rollouts.sample_ids, values=values, valid=valid)
+    return Scores(rollouts.sample_ids, (values - np.float32(normalisation.mean)) / np.float32(normalisation.std), valid)

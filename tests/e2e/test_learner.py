@@ -74,7 +74,6 @@ def plain_loop(models: tuple[Path, Path]) -> Weights:
         engine,
         PlainEngine(value, settings),
         copy.deepcopy(policy),
-        normalisation,
         ppo,
         seed=0,
         temperature=1.0,

@@ -110,7 +110,10 @@ def moved(weights: Weights, amount: float) -> dict[str, np.ndarray]:
 
 
 def requests(count: int, temperature: float = 1.0) -> list[TokenRequest]:
-    return [TokenRequest(f"s{n}", (1, 4 + n % 30, 9, 5), seed=1000 + n, temperature=temperature) for n in range(count)]
+    return [
+        TokenRequest(f"s{n}", f"g{n}", f"p{n}", (1, 4 + n % 30, 9, 5), seed=1000 + n, temperature=temperature)
+        for n in range(count)
+    ]
 
 
 def check_against(model: Any, rollouts: Rollouts) -> None:

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from rlaif_ray.config import EndpointConfig, Fraction
+from rlaif_ray.config import EndpointConfig
+from rlaif_ray.config.section import Fraction
 from scripts.config_reference import HEAD, TARGET, default_name, reference, value_name
 
 

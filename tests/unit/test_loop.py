@@ -40,7 +40,7 @@ class Recorder:
 
 
 def request(name: str) -> SampleRequest:
-    return SampleRequest(name, Prompt("p", "text"), seed=0)
+    return SampleRequest(name, name, Prompt("p", "text"), seed=0)
 
 
 async def test_each_iteration_samples_from_the_newest_weights_and_checkpoints_when_due() -> None:

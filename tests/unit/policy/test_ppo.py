@@ -13,19 +13,17 @@ NAN = float("nan")
 
 def rewards(on_truncation):
     return answer_rewards(
-        torch.tensor([3.0, NAN, 1.0, 100.0]),
+        torch.tensor([1.0, NAN, 0.0, 49.5]),
         torch.tensor([True, False, True, True]),
         torch.tensor([False, False, True, False]),
-        mean=1.0,
-        std=2.0,
         clip=5.0,
         on_truncation=on_truncation,
         truncation_score=-1.0,
     )
 
 
-def test_scores_are_normalised_then_clipped_and_truncation_is_penalised() -> None:
-    """(3 - 1) / 2 = 1; an answer without a score stays out; a truncated one gets -1; (100 - 1) / 2 is cut to 5."""
+def test_rewards_are_clipped_and_truncation_is_penalised() -> None:
+    """1 stays; an answer without a score stays out; a truncated one gets -1; 49.5 is cut to 5."""
     result = rewards("penalty")
     assert result.scores.tolist() == [1.0, 0.0, -1.0, 5.0]
     assert result.valid.tolist() == [True, False, True, True]

@@ -33,9 +33,7 @@ def learner(models: tuple[Path, Path], learning_rate: float = 1e-3, **options: A
     engine = PlainEngine(policy, settings)
     config = PpoConfig(**{"minibatch_size": 8, "micro_batch_size": 8, "epochs": 2} | options)
     reference = copy.deepcopy(policy)
-    update = PpoUpdate(
-        engine, PlainEngine(value, settings), reference, normalisation, config, seed=0, temperature=1.0, pad_id=0
-    )
+    update = PpoUpdate(engine, PlainEngine(value, settings), reference, config, seed=0, temperature=1.0, pad_id=0)
     return update, engine
 
 
@@ -118,14 +116,14 @@ def test_values_start_as_the_normalised_reward(models: tuple[Path, Path]) -> Non
     value: ValueModel = value_model_from_reward(reward, normalisation, dtype="float32", trust_remote_code=False)
     rollouts, scores = scored_rollouts(6, seed=5)
     scorer = load_reward_model(reward, dtype="float32", trust_remote_code=False)
-    raw = score_rollouts(scorer, rollouts, max_batch_tokens=64)
+    normalised = score_rollouts(scorer, normalisation, rollouts, max_batch_tokens=64)
     sequences = assemble([rollouts], [scores], pad_id=0).sequences
     inputs = sequences.inputs(np.arange(6), torch.device("cpu"))
     with torch.no_grad():
         values = value(inputs.input_ids, inputs.attention_mask, inputs.position_ids, inputs.answer_width)
         before = state_values(value, inputs)
     last = values[torch.arange(6), torch.tensor(sequences.answer_lengths) - 1]
-    np.testing.assert_allclose(last, (raw.values - normalisation.mean) / normalisation.std, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(last, normalised.values, rtol=1e-4, atol=1e-5)
     # V(s_t) is read one position earlier: the value after token t - 1 is the one before token t.
     np.testing.assert_allclose(before[:, 1:], values[:, :-1], rtol=1e-4, atol=1e-5)
 

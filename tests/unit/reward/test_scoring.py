@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif_ray.policy.model import save_model
-from rlaif_ray.reward.model import load_reward_model, new_reward_model
+from rlaif_ray.reward.model import RewardNormalisation, load_reward_model, new_reward_model
 from rlaif_ray.reward.scoring import score_rollouts, score_sequences, token_bounded
 from tests.small_models import policy_and_tokenizer, scored_rollouts, weights_of, write_models
 
@@ -26,15 +26,17 @@ def test_batches_cover_the_rows_in_order_within_the_bound(lengths: list[int], bo
     assert all(len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= bound for batch in batches)
 
 
-def test_the_score_is_the_raw_logit_at_the_last_token(model: Any) -> None:
+def test_the_score_is_the_normalised_logit_at_the_last_token(model: Any) -> None:
     rollouts, _ = scored_rollouts(9, seed=0)
-    scores = score_rollouts(model, rollouts, max_batch_tokens=40)
+    normalisation = RewardNormalisation(mean=0.25, std=2.0, count=9)
+    scores = score_rollouts(model, normalisation, rollouts, max_batch_tokens=40)
     assert scores.valid.all()
     for row in range(9):
         tokens = torch.tensor(np.concatenate([rollouts.prompt(row), rollouts.answer(row)])[None].astype(np.int64))
         with torch.no_grad():
             hidden = model.base_model(input_ids=tokens).last_hidden_state[:, -1]
-            assert scores.values[row] == pytest.approx(model.score(hidden).item(), rel=1e-4, abs=1e-6)
+            normalised = (model.score(hidden).item() - 0.25) / 2.0
+            assert scores.values[row] == pytest.approx(normalised, rel=1e-4, abs=1e-6)
 
 
 def test_scores_do_not_depend_on_the_order_of_rows(model: Any) -> None:

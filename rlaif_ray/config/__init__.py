@@ -1,0 +1,60 @@
+"""The run's configuration: frozen, strict, one tree. A YAML file with `key=value` overrides behind it.
+
+Everything that can be wrong with it is found at load, and said in one sentence that names the key.
+"""
+
+from rlaif_ray.config.judge import CascadeConfig, EndpointConfig, JudgeConfig, PriceConfig
+from rlaif_ray.config.loading import dump_config, load_config, load_judge_config
+from rlaif_ray.config.run import (
+    CollectConfig,
+    EvaluationConfig,
+    FitConfig,
+    JudgeRunConfig,
+    LearnerConfig,
+    PolicyConfig,
+    PpoConfig,
+    PreferenceFileConfig,
+    PretrainingConfig,
+    PromptsConfig,
+    RewardConfig,
+    RewardSourceConfig,
+    RolloutConfig,
+    RunConfig,
+    ScratchModelConfig,
+    SftConfig,
+)
+from rlaif_ray.config.section import ActorResources, PoolSize, Replicas, Section, Stopped, UserError
+from rlaif_ray.config.serve import ServeRewardConfig
+
+__all__ = [
+    "ActorResources",
+    "CascadeConfig",
+    "CollectConfig",
+    "EndpointConfig",
+    "EvaluationConfig",
+    "FitConfig",
+    "JudgeConfig",
+    "JudgeRunConfig",
+    "LearnerConfig",
+    "PolicyConfig",
+    "PoolSize",
+    "PpoConfig",
+    "PreferenceFileConfig",
+    "PretrainingConfig",
+    "PriceConfig",
+    "PromptsConfig",
+    "Replicas",
+    "RewardConfig",
+    "RewardSourceConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "ScratchModelConfig",
+    "Section",
+    "ServeRewardConfig",
+    "SftConfig",
+    "Stopped",
+    "UserError",
+    "dump_config",
+    "load_config",
+    "load_judge_config",
+]
