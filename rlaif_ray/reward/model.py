@@ -1,7 +1,8 @@
 """The reward model: a language model with one scalar head, and the statistics that normalise its scores.
 
 On disk it is a Hugging Face directory that `AutoModelForSequenceClassification` loads (one label, regression), whose
-raw logit at the last token is the reward, with `reward_normalisation.json` beside the weights.
+raw logit at the last token is the reward, with `reward_normalisation.json` beside the weights. An ensemble is a
+directory of such directories, `0` to `k - 1`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 
+from rlaif_ray.config import UserError
 from rlaif_ray.engines.training import Dtype
 
 NORMALISATION_FILE = "reward_normalisation.json"
@@ -33,6 +35,19 @@ class RewardNormalisation:
     def load(cls, directory: Path) -> RewardNormalisation:
         """Raises FileNotFoundError when the directory is not a fitted reward model."""
         return cls(**json.loads((directory / NORMALISATION_FILE).read_text()))
+
+
+def members(directory: Path) -> tuple[Path, ...]:
+    """The models of an ensemble in the order of their numbers; a directory that is a model is its own only member.
+
+    Raises UserError where there is neither.
+    """
+    if (directory / "config.json").exists():
+        return (directory,)
+    numbered = [path for path in directory.glob("*") if path.name.isdecimal() and (path / "config.json").exists()]
+    if not numbered:
+        raise UserError(f"{directory} holds no reward model; give a directory that `rlaif fit-reward` made")
+    return tuple(sorted(numbered, key=lambda path: int(path.name)))
 
 
 def new_reward_model(sft_directory: Path, *, dtype: Dtype, seed: int, trust_remote_code: bool) -> Any:
