@@ -50,6 +50,9 @@ def rows(section: type[BaseModel], defaults: BaseModel | None, above: Sections) 
             yield row(key, value_name(kind), default, field.description)
         elif like := next((outer for outer, opened in above if issubclass(opened, inner)), ""):
             yield row(key, repeated(kind, inner, like), default, field.description)
+        elif get_origin(kind) is tuple:
+            yield row(key, "list; each with the keys below", default, field.description)
+            yield from rows(inner, None, (*above, (f"{name}[]", inner)))
         else:
             if default is None:
                 yield row(key, "the keys below, or none", None, field.description or vars(inner).get("__doc__"))

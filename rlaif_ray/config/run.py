@@ -151,6 +151,7 @@ class RewardSourceConfig(Section):
     """The reward model; the judge's score of an answer alone; its verdicts between the answers to one prompt, which a
     Bradley-Terry fit turns into scores; its scores by the criteria of `judge.rubric`; a Python function."""
     weight: float = 1.0
+    """Of this reward in the sum."""
     name: str | None = None
     """What the metrics call it. Without it: its kind, or the function's name."""
     against: Literal["siblings", "reference"] = "siblings"

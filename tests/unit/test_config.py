@@ -64,7 +64,7 @@ def test_overrides_are_yaml_and_reach_any_depth(minimal: Path) -> None:
         ("seed.deeper=1", "seed.deeper: seed holds a value, not a section, so nothing can be set below it"),
         ("ppo.iterations=0", "ppo.iterations: Input should be greater than 0 (it is 0)"),
         ("ppo.iterations=many", "ppo.iterations: Input should be a valid integer"),
-        ("reward.source=oracle", "reward.source: Input should be 'reward_model' (it is 'oracle')"),
+        ("reward.source=oracle", "reward.source: Input should be 'reward_model' or 'judge' (it is 'oracle')"),
     ],
 )
 def test_a_bad_override_is_one_sentence_that_names_the_key(minimal: Path, override: str, sentence: str) -> None:

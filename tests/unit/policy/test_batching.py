@@ -10,6 +10,8 @@ from tests.small_models import policy_and_tokenizer, scored_rollouts
 
 ROLLOUTS = Rollouts(
     sample_ids=("a", "b"),
+    group_ids=("g", "g"),
+    prompt_ids=("p", "p"),
     prompt_tokens=np.array([1, 7, 8, 1, 9], dtype=np.int32),
     prompt_offsets=offsets_of([3, 2]),
     answer_tokens=np.array([11, 12, 2, 0], dtype=np.int32),

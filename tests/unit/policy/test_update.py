@@ -96,7 +96,7 @@ def test_ppo_learns_to_prefer_what_is_rewarded(models: tuple[Path, Path]) -> Non
     update, engine = learner(models, learning_rate=5e-3, kl_coefficient=0.0)
     rollouts, _ = scored_rollouts(64, seed=4)
     starts = np.array([rollouts.answer(row)[0] == 5 for row in range(64)])
-    scores = Scores(rollouts.sample_ids, starts.astype(np.float32), np.ones(64, dtype=bool))
+    scores = Scores(rollouts.sample_ids, ((starts - 0.1) / 0.5).astype(np.float32), np.ones(64, dtype=bool))
     prompt = torch.tensor(rollouts.prompt(0)[None].astype(np.int64))
 
     def probability() -> float:
@@ -134,6 +134,8 @@ def _part(rollouts: Rollouts, scores: Scores, rows: range) -> tuple[Rollouts, Sc
     prompts, answers = rollouts.prompt_offsets[start : stop + 1], rollouts.answer_offsets[start : stop + 1]
     shard = Rollouts(
         sample_ids=rollouts.sample_ids[start:stop],
+        group_ids=rollouts.group_ids[start:stop],
+        prompt_ids=rollouts.prompt_ids[start:stop],
         prompt_tokens=rollouts.prompt_tokens[prompts[0] : prompts[-1]],
         prompt_offsets=prompts - prompts[0],
         answer_tokens=rollouts.answer_tokens[answers[0] : answers[-1]],
