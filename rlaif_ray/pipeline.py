@@ -40,7 +40,7 @@ from rlaif_ray.preferences.dataset import (
     write_judgements,
     write_preferences,
 )
-from rlaif_ray.preferences.pairing import Answer, draw_pairs
+from rlaif_ray.preferences.pairing import Answer, AnsweredPrompt, draw_pairs
 from rlaif_ray.prompts import (
     Gold,
     PromptSplit,
@@ -189,17 +189,14 @@ class Pipeline:
         by_prompt: dict[str, list[Answer]] = {}
         for sample in samples:
             by_prompt.setdefault(sample.prompt_id, []).append(Answer(sample.sample_id, sample.answer))
-        draws = [
-            draw_pairs(
-                prompt,
-                by_prompt[prompt.id],
-                config.pairs_per_prompt,
-                self._config.seed,
-                self._config.judge.similarity_bound,
-            )
-            for prompt in prompts
-        ]
-        pairs = [pair for draw in draws for pair in draw.pairs]
+        draw = draw_pairs(
+            [AnsweredPrompt(prompt, tuple(by_prompt[prompt.id])) for prompt in prompts],
+            "random",
+            pairs_per_prompt=config.pairs_per_prompt,
+            seed=self._config.seed,
+            similarity_bound=self._config.judge.similarity_bound,
+        )
+        pairs = draw.pairs
         if not pairs:
             raise UserError(
                 "the policy's answers to a prompt are always nearly the same, so there is nothing to compare; "
@@ -229,7 +226,7 @@ class Pipeline:
                 gold_of(self._config.prompts),
                 spent_usd=await self._spent_usd(),
             ),
-            not_sent=sum(draw.not_sent.total() for draw in draws),
+            not_sent=draw.not_sent.total(),
         )
 
     async def _fit_reward(self) -> Done:
