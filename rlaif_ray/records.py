@@ -281,6 +281,27 @@ class LabelledPair:
 
 
 @dataclass(frozen=True, slots=True)
+class RewardData:
+    """What a reward model is fitted on (pipeline -> its trainer). `answers` are the token ids of prompts with their
+    answers, over whose scores it is normalised; `pretraining` comes before `train`, and may be empty."""
+
+    train: tuple[LabelledPair, ...]
+    held_out: tuple[LabelledPair, ...]
+    pretraining: tuple[LabelledPair, ...]
+    answers: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerModels:
+    """The model directories that a learner begins with: the policy to train, the reference that the KL holds it to,
+    and the reward model that the value model starts from, where there is one."""
+
+    policy: Path
+    reference: Path
+    reward: Path | None
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """A measured mean with its 95 % interval."""
 
