@@ -223,7 +223,13 @@ class RewardConfig(FitConfig):
 
     @property
     def fits_a_model(self) -> bool:
+        """Whether a reward model is needed, and preferences to fit it on."""
         return any(source.kind == "reward_model" for source in self.sources)
+
+    @property
+    def asks_the_judge(self) -> bool:
+        """Whether the judge is asked while the policy is trained."""
+        return self.watch > 0 or any(source.kind not in ("reward_model", "rule") for source in self.sources)
 
     @model_validator(mode="after")
     def _whole(self) -> RewardConfig:
