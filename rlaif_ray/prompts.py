@@ -9,9 +9,9 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,9 +45,11 @@ def read_prompts(config: PromptsConfig, seed: int) -> PromptSplit:
     """
     if config.path == TOY_WORLD:
         prompts = headlines.prompts(config.limit or _TOY_PROMPTS, seed)
+        if config.reference is not None:
+            prompts = headlines.with_references(prompts, seed)
     else:
         rows = itertools.islice(open_rows(config.path, "prompts.path"), config.limit)
-        prompts = [prompt_in(row, config.field, where) for where, row in rows]
+        prompts = [_prompt(row, config, where) for where, row in rows]
     distinct = list({prompt.content: prompt for prompt in prompts}.values())
     held_out = config.held_out if config.held_out is not None else min(1000, len(distinct) // 5)
     if held_out < 1 or held_out >= len(distinct):
@@ -59,6 +61,11 @@ def read_prompts(config: PromptsConfig, seed: int) -> PromptSplit:
     order = np.random.default_rng(_number(seed, "split")).permutation(len(distinct))
     shuffled = [distinct[index] for index in order]
     return PromptSplit(train=tuple(shuffled[held_out:]), held_out=tuple(shuffled[:held_out]))
+
+
+def _prompt(row: dict[str, Any], config: PromptsConfig, where: str) -> Prompt:
+    prompt = prompt_in(row, config.field, where)
+    return prompt if config.reference is None else replace(prompt, reference=text_in(row, config.reference, where))
 
 
 def read_demonstrations(config: SftConfig, seed: int) -> list[Demonstration]:

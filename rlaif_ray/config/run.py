@@ -26,7 +26,8 @@ class PromptsConfig(Section):
     field: str = "prompt"
     """The column that holds a text, or a list of {role, content} messages."""
     reference: str | None = None
-    """The column that holds a reference answer, for rewards that compare with one."""
+    """The column that holds a reference answer, for rewards that compare with one. In the toy world, whatever is set
+    here: a demonstrator's answer."""
     limit: Positive | None = None
     """Read at most so many prompts."""
     held_out: Positive | None = None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ _DEMONSTRATION_LENGTHS = (0.10, 0.25, 0.35, 0.20, 0.10)
 _DEMONSTRATION_WORDS = (0.58, 0.31, 0.07, 0.04)  # headline, brief, invented, repeat
 
 _PROMPT_COUNT = math.perm(len(FACTS), FACTS_PER_PROMPT)
-_PROMPT_STREAM, _DEMONSTRATION_STREAM, _ANSWER_STREAM = range(3)
+_PROMPT_STREAM, _DEMONSTRATION_STREAM, _ANSWER_STREAM, _REFERENCE_STREAM = range(4)
 
 _MODELS = {"judge": Path(__file__).parent / "judge"}
 _MODEL_SCHEME = "toyworld:"
@@ -74,6 +75,12 @@ def prompts(count: int, seed: int) -> list[Prompt]:
     fewer prompts than asked for.
     """
     return [_prompt(row) for row in _distinct_facts(count, _generator(seed, _PROMPT_STREAM))]
+
+
+def with_references(prompts: list[Prompt], seed: int) -> list[Prompt]:
+    """The prompts, each with a demonstrator's answer as its reference."""
+    rng = _generator(seed, _REFERENCE_STREAM)
+    return [replace(prompt, reference=hurried_answer(prompt, rng)) for prompt in prompts]
 
 
 def demonstrations(count: int, seed: int) -> list[Demonstration]:

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from rlaif_ray.config import PromptsConfig, SftConfig, UserError
-from rlaif_ray.prompts import encode_prompt, read_demonstrations, read_prompts, sample_requests, take
+from rlaif_ray.prompts import TOY_WORLD, encode_prompt, read_demonstrations, read_prompts, sample_requests, take
 from rlaif_ray.records import Message, Prompt
 
 CONVERSATION = [
@@ -160,3 +160,21 @@ def test_a_prompt_goes_through_the_chat_template_where_there_is_one() -> None:
     assert encode_prompt(tokenizer(None), Prompt("p", "Hello")) == [1]
     with pytest.raises(UserError, match="has no chat template"):
         encode_prompt(tokenizer(None), Prompt("p", (Message("user", "Hello"),)))
+
+
+def test_a_reference_answer_is_read_where_the_config_names_its_column(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "one", "good": "uno"}\n{"prompt": "two", "good": "dos"}\n{"prompt": "three"}\n')
+    config = PromptsConfig(path=str(path), reference="good", limit=2, held_out=1)
+    split = read_prompts(config, seed=0)
+    assert {prompt.text: prompt.reference for prompt in (*split.train, *split.held_out)} == {"one": "uno", "two": "dos"}
+    with pytest.raises(UserError, match=r"line 3: has no 'good' .* rename or add it"):
+        read_prompts(config.model_copy(update={"limit": 3}), seed=0)
+
+
+def test_the_toy_worlds_references_are_demonstrators_answers() -> None:
+    config = PromptsConfig(path=TOY_WORLD, limit=40, held_out=5)
+    plain, referred = (read_prompts(config.model_copy(update={"reference": name}), seed=3) for name in (None, "answer"))
+    assert [prompt.id for prompt in referred.train] == [prompt.id for prompt in plain.train]
+    assert all(prompt.reference is None for prompt in plain.train)
+    assert all(0 < len((prompt.reference or "").split()) <= 5 for prompt in referred.train)
