@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlaif_ray.judge.aggregate import disagreement
-from rlaif_ray.records import Judgement, Message, Order, Outcome, Preference
+from rlaif_ray.records import Judgement, Message, Order, Outcome, Preference, Role
 from rlaif_ray.rundir import file_written_atomically
 from rlaif_ray.samples import write_table
 
@@ -55,6 +55,35 @@ _MEMBERS = pa.list_(
 )
 
 
+# Conversational files hold messages in the three texts.
+_COLUMNS = pa.schema(
+    [
+        ("prompt", pa.string()),
+        ("chosen", pa.string()),
+        ("rejected", pa.string()),
+        ("p", pa.float64()),
+        ("weight", pa.float64()),
+        ("chosen_first_logprob_chosen", pa.float64()),
+        ("chosen_first_logprob_rejected", pa.float64()),
+        ("chosen_second_logprob_chosen", pa.float64()),
+        ("chosen_second_logprob_rejected", pa.float64()),
+        ("consistent", pa.bool_()),
+        ("disagreement", pa.float64()),
+        ("members", _MEMBERS),
+        ("rationale", pa.string()),
+        ("judge", pa.string()),
+        ("template_hash", pa.string()),
+        ("label_source", pa.string()),
+        ("split", pa.string()),
+        ("pair_id", pa.string()),
+        ("prompt_id", pa.string()),
+        ("chosen_sample", pa.string()),
+        ("rejected_sample", pa.string()),
+        ("round", pa.int64()),
+    ]
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Label:
     """What a preference says to a trainer: `p` that response_a is better, and what the pair counts for."""
@@ -80,12 +109,12 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class PreferenceRow:
-    """One scored pair. `p` is the probability that `chosen` is better, in [0.5, 1]; at 0.5 neither is chosen truly.
+    """One labelled pair. `p` is the probability that `chosen` is better, in [0.5, 1]; at 0.5 neither is chosen truly.
 
-    `weight` is what the pair counts for in a loss. `consistent` is None where only one order was asked. `disagreement`
-    is the standard deviation of an ensemble's probabilities. The log-probabilities, in nats, are those of the label
-    that names an answer, where the chosen one was shown first and where it was shown second; None where the judge
-    gave none, and for an ensemble those of its first member.
+    `weight` is what the pair counts for in a loss, `round` the round of the run that collected it. `consistent` is None
+    where only one order was asked. `disagreement` is the standard deviation of an ensemble's probabilities. The
+    log-probabilities, in nats, are those of the label that names an answer, where the chosen one was shown first and
+    where it was shown second; None where the judge gave none, and for an ensemble those of its first member.
     """
 
     pair_id: str
@@ -95,20 +124,21 @@ class PreferenceRow:
     rejected: Text
     p: float
     weight: float
-    chosen_first_logprob_chosen: float | None
-    chosen_first_logprob_rejected: float | None
-    chosen_second_logprob_chosen: float | None
-    chosen_second_logprob_rejected: float | None
-    consistent: bool | None
-    disagreement: float | None
-    members: tuple[Member, ...]
-    rationale: str | None
-    judge: str
-    template_hash: str
     label_source: LabelSource
     split: Split
-    chosen_sample: str | None
-    rejected_sample: str | None
+    round: int = 1
+    judge: str = ""
+    template_hash: str = ""
+    chosen_first_logprob_chosen: float | None = None
+    chosen_first_logprob_rejected: float | None = None
+    chosen_second_logprob_chosen: float | None = None
+    chosen_second_logprob_rejected: float | None = None
+    consistent: bool | None = None
+    disagreement: float | None = None
+    members: tuple[Member, ...] = ()
+    rationale: str | None = None
+    chosen_sample: str | None = None
+    rejected_sample: str | None = None
 
 
 def preference_rows(
@@ -118,15 +148,15 @@ def preference_rows(
     held_out: float,
     on_inconsistent: OnInconsistent = "keep_soft",
     tie_margin: float = 0.0,
-    label_source: LabelSource = "ai",
+    round: int = 1,
 ) -> list[PreferenceRow]:
-    """Rows of the pairs that `label_of` gives a label, ties among them; the others stay in the judgements alone.
+    """Rows of the judged pairs that `label_of` gives a label, ties among them; the others stay in the judgements alone.
 
     `held_out` is the share of the prompts whose pairs go to the split `test`.
     """
     labels = [(preference, label_of(preference, on_inconsistent, tie_margin)) for preference in preferences]
     return [
-        _row(preference, label, split_of(preference.pair.prompt.id, seed, held_out), label_source)
+        _row(preference, label, split_of(preference.pair.prompt.id, seed, held_out), round)
         for preference, label in labels
         if label is not None
     ]
@@ -153,44 +183,59 @@ def split_of(prompt_id: str, seed: int, held_out: float) -> Split:
     return "test" if int.from_bytes(digest[:8], "big") / 2**64 < held_out else "train"
 
 
-def write_preferences(path: Path, rows: Sequence[PreferenceRow]) -> None:
-    """Write atomically. Where any prompt is a conversation, all rows are written as conversations."""
-    conversational = any(not isinstance(row.prompt, str) for row in rows)
-    text_type = _MESSAGES if conversational else pa.string()
-    schema = pa.schema(
-        [
-            ("prompt", text_type),
-            ("chosen", text_type),
-            ("rejected", text_type),
-            ("p", pa.float64()),
-            ("weight", pa.float64()),
-            ("chosen_first_logprob_chosen", pa.float64()),
-            ("chosen_first_logprob_rejected", pa.float64()),
-            ("chosen_second_logprob_chosen", pa.float64()),
-            ("chosen_second_logprob_rejected", pa.float64()),
-            ("consistent", pa.bool_()),
-            ("disagreement", pa.float64()),
-            ("members", _MEMBERS),
-            ("rationale", pa.string()),
-            ("judge", pa.string()),
-            ("template_hash", pa.string()),
-            ("label_source", pa.string()),
-            ("split", pa.string()),
-            ("pair_id", pa.string()),
-            ("prompt_id", pa.string()),
-            ("chosen_sample", pa.string()),
-            ("rejected_sample", pa.string()),
-        ]
+def split_by_prompt(rows: Sequence[PreferenceRow]) -> list[PreferenceRow]:
+    """The rows of several sources, no prompt on both sides: one that any row holds out is held out in all.
+
+    A prompt is known by what it says; a text is the same as a conversation of that one message.
+    """
+    held_out = {_said(row.prompt) for row in rows if row.split == "test"}
+    return [dataclasses.replace(row, split="test" if _said(row.prompt) in held_out else "train") for row in rows]
+
+
+def with_chosen_first(row: PreferenceRow) -> PreferenceRow:
+    """The same label told from the side of the answer that it prefers: where p is below 1/2, chosen and rejected change
+    places."""
+    if row.p >= 0.5:
+        return row
+    return dataclasses.replace(
+        row,
+        chosen=row.rejected,
+        rejected=row.chosen,
+        p=1.0 - row.p,
+        chosen_first_logprob_chosen=row.chosen_second_logprob_rejected,
+        chosen_first_logprob_rejected=row.chosen_second_logprob_chosen,
+        chosen_second_logprob_chosen=row.chosen_first_logprob_rejected,
+        chosen_second_logprob_rejected=row.chosen_first_logprob_chosen,
+        members=tuple(
+            member if member.p is None else dataclasses.replace(member, p=1.0 - member.p) for member in row.members
+        ),
+        chosen_sample=row.rejected_sample,
+        rejected_sample=row.chosen_sample,
     )
-    columns = {
-        name: [
-            _text_cell(row, name, conversational) if name in ("prompt", "chosen", "rejected") else getattr(row, name)
-            for row in rows
-        ]
-        for name in schema.names
-    }
+
+
+def answer_in(prompt: Text, answer: str) -> Text:
+    """An answer as a row holds it: a text, or an assistant's message where the prompt is a conversation."""
+    return answer if isinstance(prompt, str) else (Message("assistant", answer),)
+
+
+def preference_table(rows: Sequence[PreferenceRow], *, conversational: bool = False) -> pa.Table:
+    """Rows as columns. All are conversations where they are asked for as such, or any prompt is one."""
+    conversational = conversational or any(not isinstance(row.prompt, str) for row in rows)
+    texts = {name: _MESSAGES if conversational else pa.string() for name in ("prompt", "chosen", "rejected")}
+    columns = {name: [getattr(row, name) for row in rows] for name in _COLUMNS.names}
     columns["members"] = [[dataclasses.asdict(member) for member in row.members] for row in rows]
-    write_table(path, pa.table(columns, schema=schema))
+    if conversational:
+        for name in texts:
+            role: Role = "user" if name == "prompt" else "assistant"
+            columns[name] = [_messages(text, role) for text in columns[name]]
+    schema = pa.schema([(field.name, texts.get(field.name, field.type)) for field in _COLUMNS])
+    return pa.table(columns, schema=schema)
+
+
+def write_preferences(path: Path, rows: Sequence[PreferenceRow]) -> None:
+    """Write as parquet, atomically."""
+    write_table(path, preference_table(rows))
 
 
 def read_preferences(path: Path) -> list[PreferenceRow]:
@@ -232,66 +277,59 @@ def read_judgements(path: Path) -> list[Judgement]:
     ]
 
 
-def _row(preference: Preference, label: Label, split: Split, label_source: LabelSource) -> PreferenceRow:
-    pair, p = preference.pair, label.p
-    a_chosen = p >= 0.5
-    texts = (pair.response_a, pair.response_b) if a_chosen else (pair.response_b, pair.response_a)
-    samples = (pair.sample_a, pair.sample_b) if a_chosen else (pair.sample_b, pair.sample_a)
+def _row(preference: Preference, label: Label, split: Split, round: int) -> PreferenceRow:
+    pair, judgements = preference.pair, preference.judgements
     # The first member's: later ones do not displace it.
-    by_order = {judgement.order: judgement for judgement in reversed(preference.judgements)}
-    chosen_first = by_order.get(Order.AB if a_chosen else Order.BA)
-    chosen_second = by_order.get(Order.BA if a_chosen else Order.AB)
-    judgements = preference.judgements
+    by_order = {judgement.order: judgement for judgement in reversed(judgements)}
+    ab, ba = by_order.get(Order.AB), by_order.get(Order.BA)
     prompt = pair.prompt.content
-    chosen, rejected = texts if isinstance(prompt, str) else (_answer(texts[0]), _answer(texts[1]))
-    return PreferenceRow(
-        pair_id=pair.id,
-        prompt_id=pair.prompt.id,
-        prompt=prompt,
-        chosen=chosen,
-        rejected=rejected,
-        p=p if a_chosen else 1.0 - p,
-        weight=label.weight,
-        chosen_first_logprob_chosen=chosen_first.logprob_first if chosen_first else None,
-        chosen_first_logprob_rejected=chosen_first.logprob_second if chosen_first else None,
-        chosen_second_logprob_chosen=chosen_second.logprob_second if chosen_second else None,
-        chosen_second_logprob_rejected=chosen_second.logprob_first if chosen_second else None,
-        consistent=preference.consistent,
-        disagreement=disagreement(preference),
-        members=tuple(
-            Member(
-                opinion.judge,
-                opinion.template,
-                opinion.principle,
-                opinion.weight,
-                opinion.p if opinion.p is None or a_chosen else 1.0 - opinion.p,
-                opinion.consistent,
-                opinion.contradiction,
-                opinion in preference.set_aside,
-            )
-            for opinion in (*preference.opinions, *preference.set_aside)
-        ),
-        rationale=next((judgement.rationale for judgement in judgements if judgement.rationale), None),
-        judge=judgements[0].judge if judgements else "",
-        template_hash=judgements[0].template_hash if judgements else "",
-        label_source=label_source,
-        split=split,
-        chosen_sample=samples[0],
-        rejected_sample=samples[1],
+    return with_chosen_first(
+        PreferenceRow(
+            pair_id=pair.id,
+            prompt_id=pair.prompt.id,
+            prompt=prompt,
+            chosen=answer_in(prompt, pair.response_a),
+            rejected=answer_in(prompt, pair.response_b),
+            p=label.p,
+            weight=label.weight,
+            label_source="ai",
+            split=split,
+            round=round,
+            judge=judgements[0].judge if judgements else "",
+            template_hash=judgements[0].template_hash if judgements else "",
+            chosen_first_logprob_chosen=ab.logprob_first if ab else None,
+            chosen_first_logprob_rejected=ab.logprob_second if ab else None,
+            chosen_second_logprob_chosen=ba.logprob_second if ba else None,
+            chosen_second_logprob_rejected=ba.logprob_first if ba else None,
+            consistent=preference.consistent,
+            disagreement=disagreement(preference),
+            members=tuple(
+                Member(
+                    opinion.judge,
+                    opinion.template,
+                    opinion.principle,
+                    opinion.weight,
+                    opinion.p,
+                    opinion.consistent,
+                    opinion.contradiction,
+                    opinion in preference.set_aside,
+                )
+                for opinion in (*preference.opinions, *preference.set_aside)
+            ),
+            rationale=next((judgement.rationale for judgement in judgements if judgement.rationale), None),
+            chosen_sample=pair.sample_a,
+            rejected_sample=pair.sample_b,
+        )
     )
 
 
-def _answer(text: str) -> tuple[Message, ...]:
-    return (Message("assistant", text),)
+def _said(prompt: Text) -> Text:
+    return (Message("user", prompt),) if isinstance(prompt, str) else prompt
 
 
-def _text_cell(row: PreferenceRow, name: str, conversational: bool) -> Any:
-    text: Text = getattr(row, name)
-    if not conversational:
-        return text
-    if isinstance(text, str):
-        text = (Message("user" if name == "prompt" else "assistant", text),)
-    return [{"role": message.role, "content": message.content} for message in text]
+def _messages(text: Text, role: Role) -> list[dict[str, str]]:
+    turns = (Message(role, text),) if isinstance(text, str) else text
+    return [{"role": turn.role, "content": turn.content} for turn in turns]
 
 
 def _judgement_type(annotation: str) -> Any:
