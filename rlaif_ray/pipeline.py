@@ -8,6 +8,7 @@ cluster, and nothing here asks where prompts came from or who the judge is.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rlaif_ray.config import RunConfig, Stopped, UserError
 from rlaif_ray.console import Console
+from rlaif_ray.evaluation.held_out import HeldOutPair, write_held_out
 from rlaif_ray.evaluation.run import (
     Verdicts,
     gold_verdicts,
@@ -336,6 +338,8 @@ class Pipeline:
 
     async def _reward_summary(self, gold: Gold | None) -> RewardSummary:
         """Scores the held-out pairs' answers with the reward actors, the road that training takes."""
+        from rlaif_ray.reward.model import RewardNormalisation
+
         samples = {sample.sample_id: sample for sample in read_samples(self._run.samples("collect"))}
         rows = [row for row in read_preferences(self._run.preferences) if row.split == "test"]
         wanted = sorted({id for row in rows for id in (row.chosen_sample, row.rejected_sample) if id is not None})
@@ -348,7 +352,27 @@ class Pipeline:
             if valid
         }
         prompts = {prompt.id: prompt for prompt in self._prompts.train}
-        return reward_summary(rows, scores, samples, prompts, gold)
+        # Logits: what the reward actors' normalisation divided by is multiplied back.
+        logits = RewardNormalisation.load(self._run.model("reward")).std
+        pairs = []
+        for row in rows:
+            prompt, chosen, rejected = prompts[row.prompt_id], row.chosen_sample or "", row.rejected_sample or ""
+            texts = samples[chosen].answer, samples[rejected].answer
+            pairs.append(
+                HeldOutPair(
+                    pair_id=row.pair_id,
+                    prompt_id=row.prompt_id,
+                    p=row.p,
+                    margins=(logits * (scores.get(chosen, math.nan) - scores.get(rejected, math.nan)),),
+                    chosen_tokens=len(samples[chosen].answer_tokens),
+                    rejected_tokens=len(samples[rejected].answer_tokens),
+                    gold_margin=None if gold is None else gold(prompt, texts[0]) - gold(prompt, texts[1]),
+                    label_source=row.label_source,
+                    round=1,
+                )
+            )
+        write_held_out(self._run.reward_held_out, pairs)
+        return reward_summary(pairs)
 
     async def _report(self) -> Done:
         trained = self._recorded(Stage.TRAIN, Trained)

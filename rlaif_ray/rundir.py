@@ -72,6 +72,10 @@ class RunDirectory:
     def judgements(self) -> Path:
         return self.path / "judgements" / "judgements.parquet"
 
+    @property
+    def reward_held_out(self) -> Path:
+        return self.path / "reward" / "held_out.parquet"
+
     def samples(self, name: str) -> Path:
         return self.path / "samples" / f"{name}.parquet"
 

@@ -38,17 +38,14 @@ def labeler_alignment(p: NDArray[Any], gold_margins: NDArray[Any], valid: NDArra
     return _agreement(np.asarray(p, dtype=np.float64) - 0.5, gold_margins, valid)
 
 
-def reward_accuracy(
-    scores_a: NDArray[Any], scores_b: NDArray[Any], reference_margins: NDArray[Any], valid: NDArray[np.bool_]
-) -> Agreement:
+def reward_accuracy(margins: NDArray[Any], reference_margins: NDArray[Any], valid: NDArray[np.bool_]) -> Agreement:
     """The share of pairs that the reward model orders as the reference does; equal scores count half.
 
-    `scores_a`, `scores_b` (N,) are raw rewards. `reference_margins` (N,) has the sign of the reference's preference
-    for response_a: a difference of gold utilities, or a judge's p - 0.5. Pairs with a margin of 0 are left out and
-    counted. Wilson interval over pairs.
+    `margins` (N,) are r_a - r_b. `reference_margins` (N,) has the sign of the reference's preference for response_a: a
+    difference of gold utilities, or a judge's p - 0.5. Pairs with a margin of 0 are left out and counted. Wilson
+    interval over pairs.
     """
-    margins = np.asarray(scores_a, dtype=np.float64) - np.asarray(scores_b, dtype=np.float64)
-    return _agreement(margins, reference_margins, valid)
+    return _agreement(np.asarray(margins, dtype=np.float64), reference_margins, valid)
 
 
 def position_consistency(consistent: NDArray[np.bool_], valid: NDArray[np.bool_]) -> Estimate | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from rlaif_ray.evaluation.held_out import HeldOutPair
 from rlaif_ray.evaluation.measures import (
     kl_per_answer,
     labeler_alignment,
@@ -18,11 +19,10 @@ from rlaif_ray.evaluation.measures import (
     outcome_of_preference,
     outcomes_of_margins,
     position_consistency,
-    reward_accuracy,
 )
+from rlaif_ray.evaluation.reward_quality import reward_quality
 from rlaif_ray.evaluation.statistics import win_rate
 from rlaif_ray.judge.progress import JudgeProgress
-from rlaif_ray.preferences.dataset import PreferenceRow
 from rlaif_ray.prompts import Gold
 from rlaif_ray.records import Estimate, Outcome, Preference, Prompt, offsets_of
 from rlaif_ray.report.summary import Interval, LabelerSummary, LengthSummary, PolicySummary, RewardSummary
@@ -59,34 +59,22 @@ def labeler_summary(
     )
 
 
-def reward_summary(
-    rows: Sequence[PreferenceRow],
-    scores: Mapping[str, float],
-    samples: Mapping[str, Sample],
-    prompts: Mapping[str, Prompt],
-    gold: Gold | None,
-) -> RewardSummary:
-    """The reward model on held-out pairs, against gold where it is known and the judge otherwise.
-
-    `scores` are raw rewards by sample id, without the samples that could not be scored.
-    """
-    pairs = [(row, samples[row.chosen_sample or ""], samples[row.rejected_sample or ""]) for row in rows]
-    if gold is None:
-        margins = [row.p - 0.5 for row in rows]
-    else:
-        margins = [
-            gold(prompts[row.prompt_id], chosen.answer) - gold(prompts[row.prompt_id], rejected.answer)
-            for row, chosen, rejected in pairs
-        ]
-    chosen_scores = np.array([scores.get(chosen.sample_id, math.nan) for _, chosen, _ in pairs])
-    rejected_scores = np.array([scores.get(rejected.sample_id, math.nan) for _, _, rejected in pairs])
-    valid = np.isfinite(chosen_scores) & np.isfinite(rejected_scores)
-    agreement = reward_accuracy(chosen_scores, rejected_scores, np.array(margins), valid)
+def reward_summary(pairs: Sequence[HeldOutPair]) -> RewardSummary:
+    """The reward model on held-out pairs."""
+    quality = reward_quality(pairs)
+    accuracies = {each.name: _value(each.share) for each in quality.by_source}
+    mixed = len(accuracies) > 1
     return RewardSummary(
-        accuracy=_value(agreement.share),
-        accuracy_ci=_interval(agreement.share),
-        accuracy_against="judge" if gold is None else "gold",
-        held_out_pairs=agreement.counted,
+        accuracy=_value(quality.accuracy.share),
+        accuracy_ci=_interval(quality.accuracy.share),
+        accuracy_against=quality.against,
+        accuracy_on_human_labels=accuracies["human"] if mixed else None,
+        accuracy_on_ai_labels=accuracies["ai"] if mixed else None,
+        held_out_pairs=quality.accuracy.counted,
+        held_out_loss=None if quality.label_calibration is None else quality.label_calibration.loss,
+        calibration_error=None if quality.calibration is None else quality.calibration.error,
+        ensemble=quality.members,
+        mean_disagreement=None if quality.disagreement is None else quality.disagreement.mean,
     )
 
 

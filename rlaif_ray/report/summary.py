@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +15,14 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
 Interval = tuple[float, float]
+AccuracyAgainst = Literal["gold", "human", "judge"]
+
+_ORDERED_AS: Mapping[AccuracyAgainst, str] = {
+    "gold": "gold does",
+    "human": "people do",
+    "judge": "the judge does",
+}
+_DASH = "–"
 
 
 class SummarySection(BaseModel):
@@ -43,8 +51,20 @@ class RewardSummary(SummarySection):
     accuracy: Share | None = None
     """Share of held-out pairs (by prompt) that the reward model orders as `accuracy_against` does."""
     accuracy_ci: Interval | None = None
-    accuracy_against: Literal["gold", "human", "judge"] | None = None
+    accuracy_against: AccuracyAgainst | None = None
+    """Gold where it is known; else the labels, which are people's, or some or all of them the judge's."""
+    accuracy_on_human_labels: Share | None = None
+    """The same share of the pairs with a human label, where both kinds of label are there."""
+    accuracy_on_ai_labels: Share | None = None
     held_out_pairs: Count | None = None
+    held_out_loss: Annotated[float, Field(ge=0)] | None = None
+    """Cross-entropy of the held-out pairs' labels, in nats a pair."""
+    calibration_error: Share | None = None
+    """Expected calibration error of the reward model's probabilities, against `accuracy_against`."""
+    ensemble: Count | None = None
+    """How many reward models there are; their mean is the reward."""
+    mean_disagreement: Annotated[float, Field(ge=0)] | None = None
+    """Their standard deviation of r_a - r_b, in logits, on an average held-out pair."""
 
 
 class LengthSummary(SummarySection):
@@ -72,6 +92,19 @@ class PolicySummary(SummarySection):
         return self
 
 
+class RoundSummary(SummarySection):
+    """One round of collecting, fitting and training."""
+
+    round: Annotated[int, Field(ge=1)]
+    labeler: LabelerSummary = LabelerSummary()
+    reward: RewardSummary = RewardSummary()
+    policy: PolicySummary = PolicySummary()
+    preferences: Count | None = None
+    """Pairs that the reward model could be fitted on, those of the rounds before among them."""
+    spent_usd: Annotated[float, Field(ge=0)] | None = None
+    """On the judge, up to the round's end."""
+
+
 class Summary(SummarySection):
     """`summary.json`. Times are in seconds, intervals hold 95 %."""
 
@@ -82,6 +115,8 @@ class Summary(SummarySection):
     labeler: LabelerSummary = LabelerSummary()
     reward: RewardSummary = RewardSummary()
     policy: PolicySummary = PolicySummary()
+    rounds: tuple[RoundSummary, ...] = ()
+    """Where there are several; `labeler`, `reward` and `policy` are then those of the last."""
     resumed_from: str | None = None
     run_dir: Path
 
@@ -118,6 +153,7 @@ def closing_lines(summary: Summary) -> list[str]:
         *_labeler_lines(summary.labeler),
         *_reward_lines(summary.reward),
         *_movement_lines(summary.policy),
+        *_round_lines(summary.rounds),
         f"Time: {duration(summary.wall_s)}"
         + (f", resumed from {summary.resumed_from}" if summary.resumed_from else ""),
         f"Report: {RunDirectory(summary.run_dir).report}",
@@ -184,8 +220,11 @@ def _reward_lines(reward: RewardSummary) -> list[str]:
     if reward.accuracy is None:
         return []
     pairs = f"{reward.held_out_pairs:,} held-out pairs" if reward.held_out_pairs is not None else "held-out pairs"
-    against = f" as {reward.accuracy_against} does" if reward.accuracy_against else ""
-    return [f"Reward model: orders {share(reward.accuracy)} of {pairs}{against}"]
+    against = f" as {_ORDERED_AS[reward.accuracy_against]}" if reward.accuracy_against else ""
+    lines = [f"Reward model: orders {share(reward.accuracy)} of {pairs}{against}"]
+    if reward.calibration_error is not None:
+        lines.append(f"Reward model: expected calibration error {share(reward.calibration_error)}")
+    return lines
 
 
 def _movement_lines(policy: PolicySummary) -> list[str]:
@@ -195,3 +234,22 @@ def _movement_lines(policy: PolicySummary) -> list[str]:
     if policy.mean_length.before is not None and policy.mean_length.after is not None:
         parts.append(f"mean length {policy.mean_length.before:.1f} to {policy.mean_length.after:.1f} tokens")
     return [f"Policy: {', '.join(parts)}"] if parts else []
+
+
+def _round_lines(rounds: Sequence[RoundSummary]) -> list[str]:
+    """How the figures moved from round to round; a round without one shows a dash."""
+    if not rounds:
+        return []
+    figures = {
+        "win rate": [_or_dash(each.policy.win_rate) for each in rounds],
+        "reward accuracy": [_or_dash(each.reward.accuracy) for each in rounds],
+    }
+    return [
+        f"Over {len(rounds)} rounds: {name} {' → '.join(values)}"
+        for name, values in figures.items()
+        if set(values) != {_DASH}
+    ]
+
+
+def _or_dash(value: float | None) -> str:
+    return _DASH if value is None else share(value)

@@ -50,7 +50,7 @@ def test_a_valid_pair_without_a_number_is_refused() -> None:
 
 def test_reward_accuracy_counts_equal_scores_half() -> None:
     # right, wrong, equal, reference tie: 1.5 of 3
-    found = reward_accuracy(np.array([2, -1, 0.5, 3]), np.array([1, 1, 0.5, 1]), np.array([0.2, 0.1, -0.4, 0]), VALID)
+    found = reward_accuracy(np.array([1, -2, 0, 2]), np.array([0.2, 0.1, -0.4, 0]), VALID)
     assert found == Agreement(share=proportion(1.5, 3), counted=3, reference_ties=1, invalid=0)
 
 

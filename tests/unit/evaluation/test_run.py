@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from rlaif_ray.evaluation.held_out import HeldOutPair
 from rlaif_ray.evaluation.run import (
     gold_verdicts,
     judge_verdicts,
@@ -17,7 +19,6 @@ from rlaif_ray.evaluation.run import (
     write_comparisons,
 )
 from rlaif_ray.judge.progress import JudgeProgress
-from rlaif_ray.preferences.dataset import PreferenceRow, preference_rows
 from rlaif_ray.records import Outcome, Pair, Preference, Prompt
 from rlaif_ray.samples import Sample, read_samples, rollouts_of, write_samples
 
@@ -72,24 +73,65 @@ def test_what_nobody_knows_is_null() -> None:
     assert (summary.alignment, summary.alignment_ci, summary.cost_usd) == (None, None, None)
 
 
-def rows_and_samples() -> tuple[list[PreferenceRow], dict[str, Sample]]:
-    preferences = [preference(0, "long", "s", 0.9), preference(1, "long", "s", 0.3), preference(2, "aa", "b", 0.8)]
-    samples = {}
-    for one in preferences:
-        for name, answer in ((one.pair.sample_a, one.pair.response_a), (one.pair.sample_b, one.pair.response_b)):
-            samples[str(name)] = sample(str(name), answer, 1)
-    return preference_rows(preferences, seed=0, held_out=1.0), samples
+def held_out(number: int, p: float, *margins: float, gold: float | None = None, source: str = "ai") -> HeldOutPair:
+    return HeldOutPair(f"pair-{number}", f"prompt-{number}", p, margins, 5, 3, gold, source, 1)
 
 
-def test_the_reward_model_is_measured_against_gold_or_else_the_judge() -> None:
-    """Scores follow the judge's choice on pairs 0 and 1; on pair 1 the judge is wrong by gold. Pair 2 has no score."""
-    rows, samples = rows_and_samples()
-    prompts = {f"prompt-{number}": Prompt(f"prompt-{number}", "text") for number in range(3)}
-    scores = {"0/a": 1.0, "0/b": 0.0, "1/a": 0.0, "1/b": 1.0, "2/a": 1.0}
-    gold = reward_summary(rows, scores, samples, prompts, length_of)
-    assert (gold.accuracy, gold.accuracy_against, gold.held_out_pairs) == (0.5, "gold", 2)
-    judge = reward_summary(rows, scores, samples, prompts, None)
-    assert (judge.accuracy, judge.accuracy_against, judge.held_out_pairs) == (1.0, "judge", 2)
+def test_the_reward_model_is_measured_against_gold_where_it_knows_every_pair() -> None:
+    """Margins follow the judge's choice on pairs 0 and 1; on pair 1 the judge is wrong by gold. Pair 2 has no score.
+    The predictions are 3/4: gold's outcomes 1 and 0 make a gap of 1/4 in their one bin; the labels 0.9 and 0.7 a loss
+    of -(1.6 ln 0.75 + 0.4 ln 0.25) / 2."""
+    d = math.log(3) * (1 + 1e-12)
+    pairs = [held_out(0, 0.9, d, gold=2), held_out(1, 0.7, d, gold=-1), held_out(2, 0.8, math.nan, gold=1)]
+    found = reward_summary(pairs)
+    assert (found.accuracy, found.accuracy_against, found.held_out_pairs) == (0.5, "gold", 2)
+    assert found.calibration_error == pytest.approx(0.25)
+    assert found.held_out_loss == pytest.approx(-(1.6 * math.log(0.75) + 0.4 * math.log(0.25)) / 2)
+    assert (found.ensemble, found.mean_disagreement) == (1, None)
+    assert (found.accuracy_on_human_labels, found.accuracy_on_ai_labels) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("sources", "against", "apart"),
+    [
+        (["ai", "ai", "ai"], "judge", (None, None)),
+        (["human", "human", "human"], "human", (None, None)),
+        (["human", "human", "ai"], "judge", (0.5, 1.0)),
+    ],
+)
+def test_without_gold_it_is_measured_against_the_labels(
+    sources: list[str], against: str, apart: tuple[float | None, float | None]
+) -> None:
+    """Right, wrong, right; gold knows one pair alone, which is not enough."""
+    margins, golds = [2.0, -1.0, 0.5], [-1.0, None, None]
+    pairs = [
+        held_out(number, 0.8, margin, gold=gold, source=source)
+        for number, (margin, gold, source) in enumerate(zip(margins, golds, sources, strict=True))
+    ]
+    found = reward_summary(pairs)
+    assert (found.accuracy, found.accuracy_against, found.held_out_pairs) == (pytest.approx(2 / 3), against, 3)
+    assert (found.accuracy_on_human_labels, found.accuracy_on_ai_labels) == apart
+
+
+def test_an_ensemble_is_measured_by_its_mean_and_its_disagreement() -> None:
+    """Means 1 and -1 over members that are 2 apart in the first pair and 4 in the second: deviations of 1 and 2. A pair
+    that one member could not score is left out."""
+    pairs = [held_out(0, 0.9, 2.0, 0.0), held_out(1, 0.9, -3.0, 1.0), held_out(2, 0.9, 5.0, math.nan)]
+    found = reward_summary(pairs)
+    assert (found.accuracy, found.held_out_pairs) == (0.5, 2)
+    assert (found.ensemble, found.mean_disagreement) == (2, pytest.approx(1.5))
+
+
+def test_where_no_pair_was_scored_nothing_is_measured() -> None:
+    found = reward_summary([held_out(0, 0.9, math.nan)])
+    assert (found.accuracy, found.held_out_loss, found.calibration_error, found.held_out_pairs) == (None, None, None, 0)
+
+
+def test_pairs_of_different_ensembles_are_refused() -> None:
+    with pytest.raises(ValueError, match="same number of models"):
+        reward_summary([held_out(0, 0.9, 1.0), held_out(1, 0.9, 1.0, 2.0)])
+    with pytest.raises(ValueError, match="0 pairs"):
+        reward_summary([])
 
 
 def test_the_policy_is_measured_on_the_prompts_that_were_judged() -> None:

@@ -9,10 +9,12 @@ from pydantic import ValidationError
 
 from rlaif_ray.config import UserError
 from rlaif_ray.report.summary import (
+    AccuracyAgainst,
     LabelerSummary,
     LengthSummary,
     PolicySummary,
     RewardSummary,
+    RoundSummary,
     StageSummary,
     Summary,
     closing_lines,
@@ -34,7 +36,10 @@ def summary(tmp_path: Path) -> Summary:
             alignment=0.83, alignment_ci=(0.81, 0.85), position_consistency=0.79, calls=6000, cost_usd=1.5,
             cache_hits=20, abstained=4, failed=1,
         ),
-        reward=RewardSummary(accuracy=0.88, accuracy_ci=(0.85, 0.9), accuracy_against="gold", held_out_pairs=300),
+        reward=RewardSummary(
+            accuracy=0.88, accuracy_ci=(0.85, 0.9), accuracy_against="gold", held_out_pairs=300, held_out_loss=0.41,
+            calibration_error=0.035, ensemble=3, mean_disagreement=0.6,
+        ),
         policy=PolicySummary(
             win_rate=0.71, win_rate_ci=(0.68, 0.74), win_rate_judge="gold", kl=2.5,
             mean_length=LengthSummary(before=5.0, after=5.5), prompts=1000,
@@ -59,7 +64,18 @@ def test_written_names_are_the_agreed_ones(summary: Summary) -> None:
             "abstained": 4,
             "failed": 1,
         },
-        "reward": {"accuracy": 0.88, "accuracy_ci": [0.85, 0.9], "accuracy_against": "gold", "held_out_pairs": 300},
+        "reward": {
+            "accuracy": 0.88,
+            "accuracy_ci": [0.85, 0.9],
+            "accuracy_against": "gold",
+            "accuracy_on_human_labels": None,
+            "accuracy_on_ai_labels": None,
+            "held_out_pairs": 300,
+            "held_out_loss": 0.41,
+            "calibration_error": 0.035,
+            "ensemble": 3,
+            "mean_disagreement": 0.6,
+        },
         "policy": {
             "win_rate": 0.71,
             "win_rate_ci": [0.68, 0.74],
@@ -68,9 +84,28 @@ def test_written_names_are_the_agreed_ones(summary: Summary) -> None:
             "mean_length": {"before": 5.0, "after": 5.5},
             "prompts": 1000,
         },
+        "rounds": [],
         "resumed_from": None,
         "run_dir": str(summary.run_dir),
     }
+
+
+def test_a_round_is_written_with_all_its_figures(summary: Summary) -> None:
+    first = RoundSummary(round=1, policy=summary.policy, preferences=900, spent_usd=0.5)
+    written = json.loads(write_summary(summary.model_copy(update={"rounds": (first,)})).read_text())
+    (found,) = written["rounds"]
+    assert set(found) == {"round", "labeler", "reward", "policy", "preferences", "spent_usd"}
+    assert (found["round"], found["preferences"], found["spent_usd"]) == (1, 900, 0.5)
+    assert found["policy"] == written["policy"]
+    assert set(found["reward"].values()) == {None}
+
+
+def test_a_summary_from_before_there_were_rounds_is_read(summary: Summary) -> None:
+    path = write_summary(summary)
+    old = json.loads(path.read_text())
+    del old["rounds"], old["reward"]["calibration_error"], old["reward"]["ensemble"]
+    path.write_text(json.dumps(old))
+    assert read_summary(summary.run_dir).reward.calibration_error is None
 
 
 def test_what_was_not_measured_is_null(tmp_path: Path) -> None:
@@ -116,12 +151,35 @@ def test_closing_lines_say_what_improved_and_where_everything_is(summary: Summar
         "Labeler: keeps its verdict on 79.0 % of pairs when the order of the answers is swapped",
         "Labeler: 6,000 calls, 20 cache hits, 4 abstained, 1 failed, $1.50",
         "Reward model: orders 88.0 % of 300 held-out pairs as gold does",
+        "Reward model: expected calibration error 3.5 %",
         "Policy: KL from SFT 2.50 nats per answer, mean length 5.0 to 5.5 tokens",
         "Time: 12 min 34 s",
         f"Report: {summary.run_dir}/report.html",
         f"Models: {summary.run_dir}/models/policy (policy) and its siblings",
         f"Figures: {summary.run_dir}/summary.json",
     ]
+
+
+def test_closing_lines_say_how_figures_moved_over_rounds(summary: Summary) -> None:
+    rounds = tuple(
+        RoundSummary(round=number, policy=PolicySummary(win_rate=rate, win_rate_judge="gold"))
+        for number, rate in ((1, 0.6), (2, 0.655))
+    )
+    unmeasured = RoundSummary(round=3)
+    lines = closing_lines(summary.model_copy(update={"rounds": (*rounds, unmeasured)}))
+    assert "Over 3 rounds: win rate 60.0 % → 65.5 % → –" in lines
+    assert not any("reward accuracy" in line for line in lines), "no round measured it"
+
+
+@pytest.mark.parametrize(
+    ("against", "whom"), [("gold", "gold does"), ("human", "people do"), ("judge", "the judge does")]
+)
+def test_closing_lines_say_against_whom_the_reward_model_was_measured(
+    summary: Summary, against: AccuracyAgainst, whom: str
+) -> None:
+    reward = RewardSummary(accuracy=0.88, accuracy_against=against, held_out_pairs=300)
+    lines = closing_lines(summary.model_copy(update={"reward": reward}))
+    assert f"Reward model: orders 88.0 % of 300 held-out pairs as {whom}" in lines
 
 
 def test_closing_lines_of_an_unmeasured_run_invent_nothing(tmp_path: Path) -> None:
