@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from rlaif_ray.config import UserError
@@ -19,6 +22,7 @@ Row = tuple[str, dict[str, Any]]
 
 _ROLES = frozenset({"system", "user", "assistant"})
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,23 @@ def prompt_in(row: dict[str, Any], column: str, where: str) -> Prompt:
         known = ", ".join(row) or "none"
         raise UserError(f"{where}: needs a text or a list of messages in {column!r} (its columns: {known})")
     return Prompt(id=hashlib.sha256(repr(content).encode()).hexdigest()[:12], content=content)
+
+
+def number_in(row: dict[str, Any], column: str, where: str, low: float = -_LARGEST, high: float = _LARGEST) -> float:
+    """The finite number in a row's column, from `low` to `high`. Raises UserError naming the place."""
+    value = row.get(column)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        bounds = ("" if low == -_LARGEST else f" from {low:g}") + ("" if high == _LARGEST else f" to {high:g}")
+        raise UserError(f"{where}: {column}: must be a number{bounds}, not {reprlib.repr(value)}")
+    return float(value)
+
+
+def identity_in(row: dict[str, Any], column: str, where: str) -> str | None:
+    """The id in a row's column, if there is one. Raises UserError naming the place."""
+    value = row.get(column)
+    if isinstance(value, bool) or not isinstance(value, (str, int, NoneType)) or value == "":
+        raise UserError(f"{where}: {column}: must be a text or a whole number; leave it out to have one made")
+    return None if value is None else str(value)
 
 
 def _message(turn: Any, where: str) -> Message:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlaif_ray.config import UserError
 from rlaif_ray.records import Pair
-from rlaif_ray.rows import open_rows, prompt_in, text_in
+from rlaif_ray.rows import identity_in, open_rows, prompt_in, text_in
 
 
 class PairFile:
@@ -42,9 +42,5 @@ class PairFile:
 def _pair(row: dict[str, Any], where: str) -> Pair:
     prompt = prompt_in(row, "prompt", where)
     a, b = text_in(row, "response_a", where), text_in(row, "response_b", where)
-    identity = row.get("id")
-    if identity is None:
-        identity = hashlib.sha256(repr((prompt.content, a, b)).encode()).hexdigest()[:32]
-    elif isinstance(identity, bool) or not isinstance(identity, (str, int)) or identity == "":
-        raise UserError(f"{where}: id: must be a text or a whole number; leave it out to have one made")
-    return Pair(id=str(identity), prompt=prompt, response_a=a, response_b=b)
+    made = hashlib.sha256(repr((prompt.content, a, b)).encode()).hexdigest()[:32]
+    return Pair(id=identity_in(row, "id", where) or made, prompt=prompt, response_a=a, response_b=b)

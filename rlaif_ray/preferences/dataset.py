@@ -219,6 +219,11 @@ def answer_in(prompt: Text, answer: str) -> Text:
     return answer if isinstance(prompt, str) else (Message("assistant", answer),)
 
 
+def answer_text(answer: Text) -> str:
+    """What `answer_in` holds."""
+    return answer if isinstance(answer, str) else answer[-1].content
+
+
 def preference_table(rows: Sequence[PreferenceRow], *, conversational: bool = False) -> pa.Table:
     """Rows as columns. All are conversations where they are asked for as such, or any prompt is one."""
     conversational = conversational or any(not isinstance(row.prompt, str) for row in rows)
