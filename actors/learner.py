@@ -1,4 +1,4 @@
-"""The learner: DeepSpeed ranks that take PPO's steps. `LearnerGroup` is the loop's `LearnerStage`.
+"""The learner: DeepSpeed ranks that improve the policy. `LearnerGroup` is the loop's `LearnerStage`.
 
 Ranks are handed references and fetch the batch from the object store themselves; weights leave rank 0 the same way.
 """
@@ -6,7 +6,6 @@ Ranks are handed references and fetch the batch from the object store themselves
 from __future__ import annotations
 
 import asyncio
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,17 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
+from ray.exceptions import RayTaskError
 
+from actors.call_pool import cause_of
 from actors.spawn import spawn
 from rlaif_ray.checkpoints import Checkpoints
 from rlaif_ray.config import RunConfig
-from rlaif_ray.records import Rollouts, Scores, Weights, WeightVersion
+from rlaif_ray.metrics import ADVANTAGE_SIZE
+from rlaif_ray.records import LearnerModels, Rollouts, Scores, Weights, WeightVersion
 from rlaif_ray.rundir import directory_written_atomically
 from rlaif_ray.stages import Shards
 from rlaif_ray.weights import fingerprint_of, to_numpy
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from rlaif_ray.engines.deepspeed_engine import DeepSpeedEngine
 
 _CANARY_TOKENS = 16
 _STATE_FILE = "learner.json"
@@ -35,17 +39,15 @@ class UnexpectedMovement(RuntimeError):
 
 
 class LearnerRank:
-    """One rank: the policy and the value model under DeepSpeed, and the frozen reference."""
+    """One rank: the policy under DeepSpeed, the frozen reference, and the value model where the algorithm has one."""
 
-    def __init__(
-        self, config: RunConfig, sft_directory: Path, reward_directory: Path, checkpoints: Path, rank: int
-    ) -> None:
+    def __init__(self, config: RunConfig, models: LearnerModels, checkpoints: Path, rank: int) -> None:
         self._config = config
-        self._sft_directory = sft_directory
-        self._reward_directory = reward_directory
+        self._models = models
         self._checkpoints = Checkpoints(checkpoints)
         self._rank = rank
         self._version = 0
+        self._steps = 0
         self._watched: set[str] = set()
 
     def open(self) -> tuple[str, int]:
@@ -59,22 +61,13 @@ class LearnerRank:
         """Join the group and load the models. Every rank must be asked at once."""
         from rlaif_ray.engines.deepspeed_engine import DeepSpeedEngine, join_group
         from rlaif_ray.engines.training import OptimizerSettings
-        from rlaif_ray.policy.model import load_policy, load_tokenizer, value_model_from_reward
-        from rlaif_ray.policy.update import PpoUpdate
-        from rlaif_ray.reward.model import RewardNormalisation
+        from rlaif_ray.policy.model import load_policy, load_tokenizer
+        from rlaif_ray.policy.update import ALGORITHMS, PolicyUpdate
 
         config = self._config
         policy, ppo = config.policy, config.ppo
         join_group(self._rank, config.learner.ranks, self._rendezvous if self._rank == 0 else address)
-        self._tokenizer = load_tokenizer(self._sft_directory, trust_remote_code=policy.trust_remote_code)
-        model = load_policy(self._sft_directory, dtype=policy.dtype, trust_remote_code=policy.trust_remote_code)
-        normalisation = RewardNormalisation.load(self._reward_directory)
-        value_model = value_model_from_reward(
-            self._reward_directory,
-            normalisation,
-            dtype=policy.dtype,
-            trust_remote_code=policy.trust_remote_code,
-        )
+        self._tokenizer = load_tokenizer(self._models.policy, trust_remote_code=policy.trust_remote_code)
 
         def engine(model: nn.Module, learning_rate: float) -> DeepSpeedEngine:
             settings = OptimizerSettings(
@@ -86,11 +79,15 @@ class LearnerRank:
             )
             return DeepSpeedEngine(model, settings)
 
-        reference = copy.deepcopy(model).requires_grad_(False)
-        self._policy = engine(model, ppo.learning_rate)
-        self._value = engine(value_model, ppo.value_learning_rate)
-        self._reference = reference.to(self._policy.device)
-        self._update = PpoUpdate(
+        def causal_lm(directory: Path) -> Any:
+            return load_policy(directory, dtype=policy.dtype, trust_remote_code=policy.trust_remote_code)
+
+        algorithm = ALGORITHMS[policy.algorithm](ppo)
+        self._policy = engine(causal_lm(self._models.policy), ppo.learning_rate)
+        self._value = engine(self._value_model(), ppo.value_learning_rate) if algorithm.has_value_model else None
+        self._reference = causal_lm(self._models.reference).requires_grad_(False).to(self._policy.device)
+        self._update = PolicyUpdate(
+            algorithm,
             self._policy,
             self._value,
             self._reference,
@@ -104,7 +101,8 @@ class LearnerRank:
         """One iteration on the shards behind these references. Every rank must be asked, with the same ones."""
         before = self._unwatched(iteration)
         metrics = self._update.step(iteration, ray.get(list(rollouts)), ray.get(list(scores)))
-        self._check_movement(before)
+        self._check_movement(before, metrics)
+        self._steps += 1
         return metrics
 
     def publish(self) -> WeightVersion | None:
@@ -129,8 +127,8 @@ class LearnerRank:
     def save(self, iteration: int) -> None:
         """This rank's part of a checkpoint that has begun. Every rank must be asked."""
         directory = self._checkpoints.unfinished(iteration)
-        self._policy.save(directory / "policy")
-        self._value.save(directory / "value")
+        for name, engine in self._engines().items():
+            engine.save(directory / name)
         if self._rank == 0:
             state = {"iteration": iteration, "version": self._version}
             (directory / _STATE_FILE).write_text(json.dumps(state) + "\n")
@@ -144,8 +142,8 @@ class LearnerRank:
         if not iterations:
             return None
         directory = self._checkpoints.verified(iterations[-1])
-        self._policy.load(directory / "policy")
-        self._value.load(directory / "value")
+        for name, engine in self._engines().items():
+            engine.load(directory / name)
         self._version = json.loads((directory / _STATE_FILE).read_text())["version"]
         return iterations[-1]
 
@@ -175,19 +173,47 @@ class LearnerRank:
             logits = self._policy.module(input_ids=tokens, use_cache=False).logits
         return tuple(token_logprobs(logits[:, :-1], tokens[:, 1:], temperature=1.0)[0].tolist())
 
+    def _value_model(self) -> nn.Module:
+        """The reward model where it reads the policy's tokens, else the policy's body under a head that says 0."""
+        from rlaif_ray.policy.model import load_tokenizer, value_model_from_policy, value_model_from_reward
+        from rlaif_ray.reward.model import RewardNormalisation, members
+
+        policy = self._config.policy
+        if self._models.reward is not None:
+            directory = members(self._models.reward)[0]
+            tokenizer = load_tokenizer(directory, trust_remote_code=policy.trust_remote_code)
+            if tokenizer.get_vocab() == self._tokenizer.get_vocab():
+                return value_model_from_reward(
+                    directory,
+                    RewardNormalisation.load(directory),
+                    dtype=policy.dtype,
+                    trust_remote_code=policy.trust_remote_code,
+                )
+        return value_model_from_policy(
+            self._models.policy, dtype=policy.dtype, trust_remote_code=policy.trust_remote_code
+        )
+
+    def _engines(self) -> dict[str, DeepSpeedEngine]:
+        """What is trained, by the names of its checkpoints."""
+        return {"policy": self._policy} | ({} if self._value is None else {"value": self._value})
+
     def _unwatched(self, iteration: int) -> dict[str, Weights]:
         """The weights of the models that are about to be trained for the first time by this process."""
-        training = {"value": self._value}
-        if iteration >= self._config.ppo.value_warmup_iterations:
-            training["policy"] = self._policy
+        training = self._engines()
+        if self._value is not None and iteration < self._config.ppo.value_warmup_iterations:
+            del training["policy"]
+        if not self._steps:
+            # Through a head of zeros no gradient reaches the body in the first update.
+            training.pop("value", None)
         before = {name: engine.master_weights() for name, engine in training.items() if name not in self._watched}
         if before:
             before["reference"] = self._reference_weights()
         return before
 
-    def _check_movement(self, before: Mapping[str, Weights]) -> None:
-        for model, engine in (("policy", self._policy), ("value", self._value)):
-            if model in before:
+    def _check_movement(self, before: Mapping[str, Weights], measured: Mapping[str, float]) -> None:
+        for model, engine in self._engines().items():
+            # Where every group is tied there is nothing to move by.
+            if model in before and (model == "value" or measured[ADVANTAGE_SIZE] > 0):
                 after = engine.master_weights()
                 for name, tensor in before[model].items():
                     if np.array_equal(tensor, after[name]):
@@ -206,13 +232,13 @@ class LearnerRank:
 class LearnerGroup:
     """Handles of the ranks. Every call goes to all of them at once; the first error is raised."""
 
-    def __init__(self, config: RunConfig, sft_directory: Path, reward_directory: Path, checkpoints: Path) -> None:
+    def __init__(self, config: RunConfig, models: LearnerModels, checkpoints: Path) -> None:
         self._ranks: list[Any] = [
             spawn(
                 LearnerRank,
                 f"learner-{rank}",
                 config.learner.resources,
-                args=(config, sft_directory, reward_directory, checkpoints, rank),
+                args=(config, models, checkpoints, rank),
             )
             for rank in range(config.learner.ranks)
         ]
@@ -223,6 +249,7 @@ class LearnerGroup:
         await self._all("start", address)
 
     async def step(self, iteration: int, rollouts: Shards[Rollouts], scores: Shards[Scores]) -> Mapping[str, float]:
+        """Raises Stopped and UserError where the scores came to nothing for that reason; no rank has moved then."""
         # Inside lists the references stay references: each rank fetches the batch itself.
         metrics: Mapping[str, float] = (await self._all("step", iteration, list(rollouts), list(scores)))[0]
         return metrics
@@ -252,4 +279,7 @@ class LearnerGroup:
             ray.kill(rank)
 
     async def _all(self, method: str, *args: Any) -> list[Any]:
-        return list(await asyncio.gather(*(getattr(rank, method).remote(*args) for rank in self._ranks)))
+        try:
+            return list(await asyncio.gather(*(getattr(rank, method).remote(*args) for rank in self._ranks)))
+        except RayTaskError as error:
+            raise cause_of(error) from None

@@ -15,7 +15,8 @@ from actors.learner import LearnerGroup
 from actors.reward import RewardPool
 from actors.rollout import RolloutPool
 from rlaif_ray.config import ActorResources, RunConfig
-from rlaif_ray.records import Demonstration, LabelledPair, WeightVersion
+from rlaif_ray.prompts import read_prompts
+from rlaif_ray.records import Demonstration, LabelledPair, LearnerModels, RewardData, WeightVersion
 from rlaif_ray.rundir import RunDirectory
 from rlaif_ray.stages import Ref, Shards
 from rlaif_ray.weights import fingerprint_of, read_weights
@@ -51,11 +52,9 @@ class RayRuntime:
     ) -> None:
         await trainer.fit_reward(
             self._config,
-            train,
-            held_out,
-            answers,
-            self._run.model("sft"),
-            self._run.model("reward"),
+            RewardData(tuple(train), tuple(held_out), (), tuple(answers)),
+            start=self._config.reward.model or self._run.model("sft"),
+            directory=self._run.model("reward"),
             checkpoints=self._run.checkpoints("reward"),
             metrics=self._run.metrics,
         )
@@ -75,15 +74,22 @@ class RayRuntime:
 
     async def rewards(self) -> RewardPool:
         if self._rewards is None:
-            self._rewards = RewardPool(self._run.model("reward"), self._config.policy, self._config.reward)
+            prompts = read_prompts(self._config.prompts, self._config.seed)
+            self._rewards = RewardPool(
+                self._run.model("reward"),
+                self._config,
+                self._run.model("sft"),
+                (*prompts.train, *prompts.held_out),
+            )
             await self._up("reward", self._config.reward.actors, self._rewards.ready())
         return self._rewards
 
     async def learner(self) -> LearnerGroup:
         if self._learner is None:
-            self._learner = LearnerGroup(
-                self._config, self._run.model("sft"), self._run.model("reward"), self._run.checkpoints("ppo")
-            )
+            sft = self._run.model("sft")
+            reward = self._run.model("reward") if self._config.reward.fits_a_model else None
+            models = LearnerModels(policy=sft, reference=sft, reward=reward)
+            self._learner = LearnerGroup(self._config, models, self._run.checkpoints("ppo"))
             await self._up("learner", self._config.learner.resources, self._learner.ready())
         return self._learner
 

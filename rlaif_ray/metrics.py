@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 SFT: Final = "sft"
 REWARD: Final = "reward"
+REWARD_PRETRAINING: Final = "pretrain-reward"
 PPO: Final = "ppo"
+WATCH: Final = "watch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ HELD_OUT_ACCURACY: Final = _define("held_out_accuracy", "", "the same accuracy o
 LEARNING_RATE: Final = _define("learning_rate", "", "the optimizer's learning rate")
 GRADIENT_NORM: Final = _define("gradient_norm", "", "norm of the gradient before it is clipped")
 
-# PPO: what the policy earns, and how far it has moved.
+# Training (the stage is called PPO whatever the algorithm): what the policy earns, and how far it has moved.
 REWARD_MEAN: Final = _define("reward_mean", "", "mean reward of the answers that were scored, normalised, before KL")
 REWARD_STD: Final = _define("reward_std", "", "standard deviation of the same rewards")
 KL: Final = _define("kl", "nats/answer", "KL of the policy from the reference, summed over an answer's tokens")
@@ -59,7 +61,29 @@ ANSWER_LENGTH: Final = _define("answer_length", "tokens", "mean length of an ans
 VALID_FRACTION: Final = _define("valid_fraction", "", "share of answers that could be scored")
 TRUNCATED_FRACTION: Final = _define("truncated_fraction", "", "share of answers that hit the length limit")
 
-# PPO: how the optimizer's steps went.
+# One of each for every part of a mixed reward, with the part's name for {}.
+REWARD_PART_MEAN: Final = _define("reward/{}", "", "mean of one part of the reward, where it says something")
+REWARD_PART_STD: Final = _define("reward_std/{}", "", "standard deviation of the same part")
+REWARD_PART_VALID: Final = _define("reward_valid/{}", "", "share of answers of which the part says something")
+
+# Groups of answers to one prompt, in RLOO and GRPO.
+LONE_GROUP_FRACTION: Final = _define(
+    "lone_group_fraction", "", "share of groups with fewer than two scored answers, which are left out"
+)
+TIED_GROUP_FRACTION: Final = _define(
+    "tied_group_fraction", "", "share of groups whose answers all have the same score, which prefer none"
+)
+ADVANTAGE_SIZE: Final = _define("advantage_size", "", "mean size of an action's advantage")
+
+# The watch: answers of an iteration that the judge scores beside their reward.
+WATCHED: Final = _define("watched", "answers", "answers that the judge scored as a check on their rewards")
+WATCHED_JUDGE_MEAN: Final = _define("watched_judge_mean", "", "the judge's mean score of them, from -1 to 1")
+WATCHED_REWARD_MEAN: Final = _define("watched_reward_mean", "", "mean reward of the same answers")
+WATCHED_CORRELATION: Final = _define(
+    "watched_correlation", "", "Spearman's rank correlation between their rewards and the judge's scores"
+)
+
+# Training: how the optimizer's steps went.
 POLICY_LOSS: Final = _define("policy_loss", "", "clipped surrogate loss of the policy")
 VALUE_LOSS: Final = _define("value_loss", "", "clipped squared error of the value model")
 ENTROPY: Final = _define("entropy", "nats/token", "mean entropy of the policy's next-token distribution")

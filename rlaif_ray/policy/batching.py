@@ -5,7 +5,7 @@ Prompts are padded on the left and answers on the right, so every answer starts 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -88,6 +88,8 @@ class RolloutBatch:
     scores: NDArray[np.float32]  # (B,), raw; NaN where not `scored`
     scored: NDArray[np.bool_]  # (B,)
     truncated: NDArray[np.bool_]  # (B,): stopped by the length limit
+    groups: NDArray[np.int64]  # (B,): answers that were drawn together for one prompt share a number
+    parts: Mapping[str, NDArray[np.float32]]  # (B,) each: what a mixed reward is made of; NaN where a part is silent
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -97,7 +99,7 @@ def assemble(rollouts: Sequence[Rollouts], scores: Sequence[Scores], pad_id: int
     """One padded batch of the shards, in their order.
 
     Raises ValueError when scores do not belong to the rollouts row by row, when shards come from different weights,
-    when an answer is empty, or when a log-probability is missing.
+    when an answer is empty, when a log-probability is missing, or when shards are scored by different sources.
     """
     if not rollouts or len(rollouts) != len(scores):
         raise ValueError(f"{len(rollouts)} shards of rollouts but {len(scores)} of scores")
@@ -107,6 +109,8 @@ def assemble(rollouts: Sequence[Rollouts], scores: Sequence[Scores], pad_id: int
     origins = {(shard.version, shard.fingerprint) for shard in rollouts}
     if len(origins) > 1:
         raise ValueError(f"rollouts of one batch come from different weights: versions {sorted(v for v, _ in origins)}")
+    if len({tuple(sorted(shard.parts)) for shard in scores}) > 1:
+        raise ValueError("shards of one batch are scored by different sources")
     logprobs = np.concatenate([shard.logprobs for shard in rollouts])
     if not np.isfinite(logprobs).all():
         raise ValueError("a rollout's log-probability is not finite")
@@ -121,12 +125,15 @@ def assemble(rollouts: Sequence[Rollouts], scores: Sequence[Scores], pad_id: int
         np.concatenate([np.diff(shard.answer_offsets) for shard in rollouts]),
         pad_id,
     )
+    _, groups = np.unique([group for shard in rollouts for group in shard.group_ids], return_inverse=True)
     return RolloutBatch(
         sequences=sequences,
         rollout_logprobs=_padded(logprobs, sequences.answer_mask, 0.0),
         scores=values,
         scored=scored,
         truncated=np.array([reason is FinishReason.LENGTH for shard in rollouts for reason in shard.finish_reasons]),
+        groups=groups,
+        parts={name: np.concatenate([shard.parts[name] for shard in scores]) for name in scores[0].parts},
     )
 
 

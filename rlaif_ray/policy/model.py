@@ -17,7 +17,7 @@ from rlaif_ray.config import ScratchModelConfig
 from rlaif_ray.engines.training import Dtype
 from rlaif_ray.policy.logprobs import ModelInputs
 from rlaif_ray.records import Weights
-from rlaif_ray.reward.model import RewardNormalisation, load_reward_model
+from rlaif_ray.reward.model import RewardNormalisation, load_reward_model, scalar_head
 from rlaif_ray.weights import to_torch
 
 PAD, BOS, EOS, UNK, SEP = "<pad>", "<bos>", "<eos>", "<unk>", "<sep>"
@@ -51,16 +51,21 @@ def stop_token(model: Any, tokenizer: Any) -> int:
     return int(stops[0])
 
 
-def ensure_pad_token(model: Any, tokenizer: Any) -> None:
-    """Give a model without a pad token of its own one more token, in place.
+def add_pad_token(tokenizer: Any, generation_config: Any) -> None:
+    """Give a tokenizer without a pad token of its own one more token.
 
     Padding with a stop token would hide where an answer ends: a sequence classifier finds the last token by its pads.
     """
-    stops = model.generation_config.eos_token_id
+    stops = generation_config.eos_token_id
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id in (stops if isinstance(stops, list) else [stops]):
         tokenizer.add_special_tokens({"pad_token": PAD})
-        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-            model.resize_token_embeddings(len(tokenizer))
+
+
+def ensure_pad_token(model: Any, tokenizer: Any) -> None:
+    """Give both a pad token of its own, in place."""
+    add_pad_token(tokenizer, model.generation_config)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
 
 
@@ -155,12 +160,21 @@ def value_model_from_reward(
     The normalisation is folded into the head: (w h - mean) / std.
     """
     reward = load_reward_model(directory, dtype=dtype, trust_remote_code=trust_remote_code)
-    old = reward.score
+    old = scalar_head(reward)
     head = _Float32Linear(old.in_features, 1, dtype=old.weight.dtype)
     with torch.no_grad():
         head.weight.copy_(old.weight / normalisation.std)
         head.bias.fill_(-normalisation.mean / normalisation.std)
     return ValueModel(reward.base_model, head).eval()
+
+
+def value_model_from_policy(directory: Path, *, dtype: Dtype, trust_remote_code: bool) -> ValueModel:
+    """The policy's body under a new head that says 0 of every state."""
+    policy = load_policy(directory, dtype=dtype, trust_remote_code=trust_remote_code)
+    head = _Float32Linear(policy.get_output_embeddings().in_features, 1, dtype=getattr(torch, dtype))
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return ValueModel(policy.base_model, head).eval()
 
 
 def state_values(model: nn.Module, inputs: ModelInputs) -> Tensor:

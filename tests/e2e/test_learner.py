@@ -19,8 +19,8 @@ from rlaif_ray.checkpoints import CheckpointCorrupt
 from rlaif_ray.config import RunConfig
 from rlaif_ray.engines.training import OptimizerSettings
 from rlaif_ray.policy.model import load_policy, value_model_from_reward
-from rlaif_ray.policy.update import PpoUpdate
-from rlaif_ray.records import Rollouts, Scores, Weights
+from rlaif_ray.policy.update import ALGORITHMS, PolicyUpdate
+from rlaif_ray.records import LearnerModels, Rollouts, Scores, Weights
 from rlaif_ray.reward.model import RewardNormalisation
 from rlaif_ray.weights import fingerprint_of, read_weights
 from tests.plain_engine import PlainEngine
@@ -36,15 +36,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_models(tmp_path_factory.mktemp("models"))
 
 
-def config(ranks: int = 1, zero_stage: int = 0, **ppo: Any) -> RunConfig:
+def config(ranks: int = 1, zero_stage: int = 0, algorithm: str = "ppo", **ppo: Any) -> RunConfig:
     return RunConfig.model_validate(
         {
             "run_dir": "unused",
             "prompts": {"path": "p.jsonl"},
-            "policy": {"model": "m"},
+            "policy": {"model": "m", "algorithm": algorithm},
             "judge": {"model": "j"},
             "learner": {"ranks": ranks, "zero_stage": zero_stage, "resources": {"cpus": 0.5}},
             "ppo": {
+                "answers_per_prompt": 2,
                 "minibatch_size": 10,
                 "micro_batch_size": 4,
                 "epochs": 2,
@@ -62,17 +63,19 @@ def batch(iteration: int) -> tuple[list[Rollouts], list[Scores]]:
     return [rollouts for rollouts, _ in shards], [scores for _, scores in shards]
 
 
-def plain_loop(models: tuple[Path, Path]) -> Weights:
+def plain_loop(models: tuple[Path, Path], algorithm: str) -> Weights:
     sft, reward = models
     ppo = config().ppo
+    way = ALGORITHMS[algorithm](ppo)
     policy = load_policy(sft, dtype="float32", trust_remote_code=False)
     normalisation = RewardNormalisation.load(reward)
     value = value_model_from_reward(reward, normalisation, dtype="float32", trust_remote_code=False)
     settings = OptimizerSettings(ppo.learning_rate, 1.0, zero_stage=0, dtype="float32", epsilon=ppo.adam_epsilon)
     engine = PlainEngine(policy, settings)
-    update = PpoUpdate(
+    update = PolicyUpdate(
+        way,
         engine,
-        PlainEngine(value, settings),
+        PlainEngine(value, settings) if way.has_value_model else None,
         copy.deepcopy(policy),
         ppo,
         seed=0,
@@ -86,7 +89,8 @@ def plain_loop(models: tuple[Path, Path]) -> Weights:
 
 @asynccontextmanager
 async def learner(config: RunConfig, models: tuple[Path, Path], checkpoints: Path) -> AsyncIterator[LearnerGroup]:
-    group = LearnerGroup(config, *models, checkpoints)
+    sft, reward = models
+    group = LearnerGroup(config, LearnerModels(policy=sft, reference=sft, reward=reward), checkpoints)
     try:
         await group.ready()
         yield group
@@ -101,11 +105,21 @@ async def step(group: LearnerGroup, iteration: int) -> dict[str, float]:
     )
 
 
-@pytest.mark.parametrize(("ranks", "zero_stage"), [(1, 0), (2, 0), (2, 2), pytest.param(2, 3, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("ranks", "zero_stage", "algorithm"),
+    [
+        (1, 0, "ppo"),
+        (2, 0, "ppo"),
+        (2, 2, "ppo"),
+        pytest.param(2, 3, "ppo", marks=pytest.mark.long),
+        (2, 0, "grpo"),
+        pytest.param(2, 2, "rloo", marks=pytest.mark.long),
+    ],
+)
 async def test_ranks_train_as_one_process_does_and_resume_to_the_bit(
-    ranks: int, zero_stage: Literal[0, 2, 3], models: tuple[Path, Path], tmp_path: Path
+    ranks: int, zero_stage: Literal[0, 2, 3], algorithm: str, models: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    settings = config(ranks, zero_stage)
+    settings = config(ranks, zero_stage, algorithm)
     async with learner(settings, models, tmp_path / "checkpoints") as group:
         assert await group.resume() is None
         first = await group.publish()
@@ -119,7 +133,7 @@ async def test_ranks_train_as_one_process_does_and_resume_to_the_bit(
         weights = ray.get(undisturbed.weights)
         await group.save_policy(tmp_path / "policy")
     assert fingerprint_of(weights) == undisturbed.fingerprint != first.fingerprint
-    for name, tensor in plain_loop(models).items():
+    for name, tensor in plain_loop(models, algorithm).items():
         np.testing.assert_allclose(weights[name], tensor, atol=2e-5, err_msg=name)
     assert measured[metrics.KL] != 0
     assert measured[metrics.POLICY_GRADIENT_NORM] > 0
@@ -128,7 +142,7 @@ async def test_ranks_train_as_one_process_does_and_resume_to_the_bit(
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "policy").generation_config.eos_token_id == 2
     assert fingerprint_of(read_weights(tmp_path / "policy")) == undisturbed.fingerprint
 
-    if (ranks, zero_stage) in {(1, 0), (2, 2)}:
+    if (ranks, zero_stage) in {(1, 0), (2, 2)} or algorithm == "grpo":
         async with learner(settings, models, tmp_path / "checkpoints") as group:
             assert await group.resume() == 1
             resumed = await step(group, 2)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,23 @@ def test_prompts_are_padded_on_the_left_and_answers_on_the_right() -> None:
     assert inputs.position_ids.tolist() == [[0, 1, 2, 3, 4, 5], [0, 0, 1, 2, 3, 4]]
     alone = sequences.inputs(np.array([0]), torch.device("cpu"))
     assert alone.input_ids.tolist() == [[1, 7, 8, 11]]
+
+
+def test_groups_and_parts_of_the_reward_go_along_over_shards() -> None:
+    other, scores = scored_rollouts(4, seed=1)
+    parts = {"rule": np.arange(4, dtype=np.float32)}
+    mixed = [Scores(("a", "b"), SCORES.values, SCORES.valid, {"rule": np.array([7, 8], dtype=np.float32)})]
+    mixed.append(Scores(scores.sample_ids, scores.values, scores.valid, parts))
+    origin = {"version": other.version, "fingerprint": other.fingerprint}
+    batch = assemble([dataclasses.replace(ROLLOUTS, **origin), other], mixed, pad_id=0)
+    assert [[i for i in range(6) if batch.groups[i] == batch.groups[row]] for row in (0, 2, 5)] == [
+        [0, 1],
+        [2, 3],
+        [4, 5],
+    ]
+    assert batch.parts["rule"].tolist() == [7, 8, 0, 1, 2, 3]
+    with pytest.raises(ValueError, match="different sources"):
+        assemble([dataclasses.replace(ROLLOUTS, **origin), other], [SCORES, mixed[1]], pad_id=0)
 
 
 def test_what_does_not_belong_together_is_refused() -> None:

@@ -1,129 +1,39 @@
 import math
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from rlaif_ray.policy.ppo import answer_rewards, explained_variance, policy_loss, token_rewards, value_loss
+from rlaif_ray import metrics
+from rlaif_ray.config import PpoConfig
+from rlaif_ray.policy.ppo import Ppo
+from tests.unit.policy.experiences import experience
 
-NAN = float("nan")
 
-
-def rewards(on_truncation):
-    return answer_rewards(
-        torch.tensor([1.0, NAN, 0.0, 49.5]),
-        torch.tensor([True, False, True, True]),
-        torch.tensor([False, False, True, False]),
-        clip=5.0,
-        on_truncation=on_truncation,
-        truncation_score=-1.0,
+def test_the_targets_by_hand() -> None:
+    """gamma = lambda = 1, beta .5, two answers of two tokens with k1 = (.2, -.4) and (0, 0), scores 2 and 1, values
+    .5 everywhere. Rewards: (-.1, 2.2), (0, 1). GAE: (2.1 - .5, 2.2 - .5), (1 - .5, 1 - .5) = 1.6, 1.7, .5, .5;
+    whitened by their mean 1.075 and sample variance (.525^2 + .625^2 + 2 * .575^2) / 3 = 1.3275 / 3. Returns: GAE + V.
+    """
+    scored = experience(
+        [2.0, 1.0],
+        [0, 1],
+        lengths=[2, 2],
+        gaps=torch.tensor([[0.2, -0.4], [0.0, 0.0]]),
+        values=torch.full((2, 2), 0.5),
     )
-
-
-def test_rewards_are_clipped_and_truncation_is_penalised() -> None:
-    """1 stays; an answer without a score stays out; a truncated one gets -1; 49.5 is cut to 5."""
-    result = rewards("penalty")
-    assert result.scores.tolist() == [1.0, 0.0, -1.0, 5.0]
-    assert result.valid.tolist() == [True, False, True, True]
-
-
-def test_truncated_answers_can_be_left_out() -> None:
-    assert rewards("mask").valid.tolist() == [True, False, False, True]
-
-
-def test_the_score_lands_on_the_last_action_and_kl_on_every_action() -> None:
-    """beta 0.5: row 0 has k1 = (0.2, -0.4), so (-0.1, 0.2 + 7); row 1's last action is its first token."""
-    mask = torch.tensor([[True, True, False], [True, False, False], [False, False, False]])
-    result = token_rewards(
-        torch.tensor([7.0, 3.0, 9.0]),
-        torch.tensor([[-1.0, -2.0, NAN], [-1.0, NAN, NAN], [NAN, NAN, NAN]]),
-        torch.tensor([[-1.2, -1.6, NAN], [-1.0, NAN, NAN], [NAN, NAN, NAN]]),
-        mask,
-        kl_coefficient=0.5,
+    targets = Ppo(PpoConfig(gamma=1.0, lam=1.0, kl_coefficient=0.5)).targets(scored)
+    torch.testing.assert_close(targets.returns, torch.tensor([[2.1, 2.2], [1.0, 1.0]]))
+    std = math.sqrt(1.3275 / 3)
+    torch.testing.assert_close(
+        targets.advantages, torch.tensor([[0.525 / std, 0.625 / std], [-0.575 / std, -0.575 / std]])
     )
-    torch.testing.assert_close(result, torch.tensor([[-0.1, 7.2, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
+    assert targets.measures == {metrics.EXPLAINED_VARIANCE: pytest.approx(0.0)}
 
 
-def test_the_surrogate_by_hand() -> None:
-    """Ratios 1.5 and 0.5, clip 0.2. A = 1, ratio 1.5: max(-1.5, -1.2) = -1.2, clipped. A = 1, ratio 0.5:
-    max(-0.5, -0.8) = -0.5. A = -1, ratio 1.5: max(1.5, 1.2) = 1.5. A = -1, ratio 0.5: max(0.5, 0.8) = 0.8, clipped."""
-    old = torch.zeros(1, 4)
-    new = torch.log(torch.tensor([[1.5, 0.5, 1.5, 0.5]])).requires_grad_()
-    advantages = torch.tensor([[1.0, 1.0, -1.0, -1.0]])
-    result = policy_loss(new, old, advantages, torch.ones(1, 4, dtype=torch.bool), clip=0.2, tokens=4)
-    assert result.loss.item() == pytest.approx((-1.2 - 0.5 + 1.5 + 0.8) / 4)
-    assert result.clipped.item() == 2
-    result.loss.backward()
-    assert new.grad is not None
-    np.testing.assert_allclose(new.grad.numpy(), [[0.0, -0.5 / 4, 1.5 / 4, 0.0]], atol=1e-6)
-
-
-def test_an_unchanged_policy_has_the_gradient_of_the_advantage() -> None:
-    logprobs = torch.tensor([[-1.0, -2.0]], requires_grad=True)
-    result = policy_loss(
-        logprobs, logprobs.detach(), torch.tensor([[2.0, -3.0]]), torch.tensor([[True, True]]), clip=0.2, tokens=2
+def test_groups_mean_nothing_to_it() -> None:
+    config = PpoConfig()
+    apart, together = (
+        Ppo(config).targets(experience([1.0, 3.0, 5.0], groups, values=torch.zeros(3, 1)))
+        for groups in ([0, 1, 2], [0, 0, 0])
     )
-    result.loss.backward()
-    assert logprobs.grad is not None
-    assert logprobs.grad.tolist() == [[-1.0, 1.5]]
-    assert result.clipped.item() == 0
-    assert result.kl.item() == 0
-
-
-def test_the_value_loss_by_hand() -> None:
-    """Old 0, clip 0.2, return 1. V = 0.5: errors 0.25 and (0.2 - 1)^2 = 0.64, so 0.32. V = -0.5: 2.25 and 1.44, so
-    1.125. V = 0.1 is inside: 0.81, so 0.405."""
-    values = torch.tensor([[0.5, -0.5, 0.1]])
-    result = value_loss(
-        values, torch.zeros(1, 3), torch.ones(1, 3), torch.ones(1, 3, dtype=torch.bool), clip=0.2, tokens=3
-    )
-    assert result.loss.item() == pytest.approx((0.32 + 1.125 + 0.405) / 3)
-    assert result.clipped.item() == 1
-
-
-def test_a_wild_ratio_stays_finite() -> None:
-    new = torch.tensor([[500.0]], requires_grad=True)
-    loss = policy_loss(
-        new, torch.zeros(1, 1), -torch.ones(1, 1), torch.ones(1, 1, dtype=torch.bool), clip=0.2, tokens=1
-    )
-    loss.loss.backward()
-    assert math.isfinite(loss.loss.item())
-    assert new.grad is not None
-    assert new.grad.isfinite().all()
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(1, 7))
-def test_the_split_over_micro_batches_changes_nothing_and_neither_do_masked_tokens(seed: int, cut: int) -> None:
-    random = np.random.default_rng(seed)
-    arrays = random.normal(size=(4, 8, 5))
-    mask = random.random((8, 5)) < 0.7
-    mask[0, 0] = mask[-1, 0] = True
-    tokens = int(mask.sum())
-
-    def gradients(filler: float, slices: list[slice]) -> tuple[float, torch.Tensor]:
-        new, old, advantages, returns = (torch.tensor(np.where(mask, a, filler), dtype=torch.float32) for a in arrays)
-        new.requires_grad_()
-        total = 0.0
-        for part in slices:
-            where = torch.tensor(mask[part])
-            policy = policy_loss(new[part], old[part], advantages[part], where, clip=0.2, tokens=tokens)
-            value = value_loss(new[part], old[part], returns[part], where, clip=0.2, tokens=tokens)
-            (policy.loss + value.loss).backward()
-            total += (policy.loss + value.loss).item()
-        assert new.grad is not None
-        return total, new.grad
-
-    whole, whole_gradient = gradients(0.0, [slice(0, 8)])
-    split, split_gradient = gradients(float("nan"), [slice(0, cut), slice(cut, 8)])
-    assert split == pytest.approx(whole, rel=1e-4, abs=1e-5)
-    torch.testing.assert_close(split_gradient, whole_gradient, rtol=1e-4, atol=1e-6)
-
-
-def test_explained_variance() -> None:
-    mask = torch.tensor([[True, True, True, False]])
-    returns = torch.tensor([[1.0, 2.0, 3.0, NAN]])
-    assert explained_variance(returns, returns, mask) == 1.0
-    assert explained_variance(torch.full((1, 4), 2.0), returns, mask) == pytest.approx(0.0)
-    assert math.isnan(explained_variance(returns, torch.ones(1, 4), mask))
+    assert torch.equal(apart.advantages, together.advantages)

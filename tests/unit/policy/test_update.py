@@ -11,10 +11,10 @@ from rlaif_ray.config import PpoConfig
 from rlaif_ray.engines.training import OptimizerSettings
 from rlaif_ray.policy.batching import assemble
 from rlaif_ray.policy.model import ValueModel, load_policy, state_values, value_model_from_reward
-from rlaif_ray.policy.update import NothingToLearn, PpoUpdate
-from rlaif_ray.records import Rollouts, Scores
+from rlaif_ray.policy.update import ALGORITHMS, NothingToLearn, PolicyUpdate
+from rlaif_ray.records import FinishReason, Rollouts, Scores, offsets_of
 from rlaif_ray.reward.model import RewardNormalisation, load_reward_model
-from rlaif_ray.reward.scoring import score_rollouts
+from rlaif_ray.reward.scoring import score_sequences
 from tests.plain_engine import PlainEngine
 from tests.small_models import scored_rollouts, write_models
 
@@ -24,7 +24,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_models(tmp_path_factory.mktemp("models"))
 
 
-def learner(models: tuple[Path, Path], learning_rate: float = 1e-3, **options: Any) -> tuple[PpoUpdate, PlainEngine]:
+def learner(
+    models: tuple[Path, Path], learning_rate: float = 1e-3, algorithm: str = "ppo", **options: Any
+) -> tuple[PolicyUpdate, PlainEngine]:
     sft, reward = models
     policy = load_policy(sft, dtype="float32", trust_remote_code=False)
     normalisation = RewardNormalisation.load(reward)
@@ -33,7 +35,9 @@ def learner(models: tuple[Path, Path], learning_rate: float = 1e-3, **options: A
     engine = PlainEngine(policy, settings)
     config = PpoConfig(**{"minibatch_size": 8, "micro_batch_size": 8, "epochs": 2} | options)
     reference = copy.deepcopy(policy)
-    update = PpoUpdate(engine, PlainEngine(value, settings), reference, config, seed=0, temperature=1.0, pad_id=0)
+    way = ALGORITHMS[algorithm](config)
+    value_engine = PlainEngine(value, settings) if way.has_value_model else None
+    update = PolicyUpdate(way, engine, value_engine, reference, config, seed=0, temperature=1.0, pad_id=0)
     return update, engine
 
 
@@ -91,22 +95,95 @@ def test_the_value_model_warms_up_alone(models: tuple[Path, Path]) -> None:
     assert not any(np.array_equal(tensor, engine.gather_weights()[name]) for name, tensor in before.items())
 
 
-def test_ppo_learns_to_prefer_what_is_rewarded(models: tuple[Path, Path]) -> None:
-    """Answers that start with token 5 score 1, others 0: the first action's probability of 5 must rise."""
-    update, engine = learner(models, learning_rate=5e-3, kl_coefficient=0.0)
-    rollouts, _ = scored_rollouts(64, seed=4)
-    starts = np.array([rollouts.answer(row)[0] == 5 for row in range(64)])
-    scores = Scores(rollouts.sample_ids, ((starts - 0.1) / 0.5).astype(np.float32), np.ones(64, dtype=bool))
-    prompt = torch.tensor(rollouts.prompt(0)[None].astype(np.int64))
+@pytest.mark.parametrize("algorithm", ["ppo", "rloo", "grpo"])
+def test_the_policy_learns_to_say_what_is_rewarded(algorithm: str, models: tuple[Path, Path]) -> None:
+    """Eight answers of one token to each of eight prompts, drawn from the policy as it learns. Token 5 scores 1, others
+    0: its probability must rise."""
+    update, engine = learner(models, learning_rate=3e-3, algorithm=algorithm, kl_coefficient=0.0)
+    prompts = np.repeat(np.arange(8), 8)
+    tokens = torch.tensor(np.stack([np.ones(64, dtype=np.int64), prompts + 5], axis=1))
 
-    def probability() -> float:
+    def distributions() -> torch.Tensor:
         with torch.no_grad():
-            return float(engine.module(input_ids=prompt).logits[0, -1].softmax(-1)[5])
+            return engine.module(input_ids=tokens).logits[:, -1].log_softmax(-1)
 
-    before = probability()
+    before = distributions()[:, 5].exp().mean()
     for iteration in range(8):
-        update.step(iteration, [rollouts], [scores])
-    assert probability() > 1.5 * before
+        said = distributions()
+        drawn = torch.multinomial(said.exp(), 1, generator=torch.Generator().manual_seed(iteration))
+        rollouts = Rollouts(
+            sample_ids=tuple(f"{iteration}/{row}" for row in range(64)),
+            group_ids=tuple(f"{iteration}/{prompt}" for prompt in prompts),
+            prompt_ids=tuple(str(prompt) for prompt in prompts),
+            prompt_tokens=tokens.numpy().astype(np.int32).ravel(),
+            prompt_offsets=offsets_of([2] * 64),
+            answer_tokens=drawn[:, 0].numpy().astype(np.int32),
+            answer_offsets=offsets_of([1] * 64),
+            logprobs=said.gather(1, drawn)[:, 0].numpy(),
+            finish_reasons=(FinishReason.STOP,) * 64,
+            version=iteration,
+            fingerprint="test",
+        )
+        values = (rollouts.answer_tokens == 5).astype(np.float32)
+        update.step(iteration, [rollouts], [Scores(rollouts.sample_ids, values, np.ones(64, dtype=bool))])
+    assert distributions()[:, 5].exp().mean() > 2 * before
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_groups_are_whole_however_the_batch_is_sharded(algorithm: str, models: tuple[Path, Path]) -> None:
+    """Eight groups of two; one answer fails, so its sibling teaches nothing and seven groups are left."""
+    rollouts, scores = scored_rollouts(16, seed=2, invalid=(3,))
+    options: dict[str, Any] = {"algorithm": algorithm, "epochs": 1, "minibatch_size": 64, "truncated": "mask"}
+    whole, engine = learner(models, **options)
+    split, split_engine = learner(models, **options)
+    before = whole.step(0, [rollouts], [scores])
+    parts = [_part(rollouts, scores, rows) for rows in (range(5), range(5, 16))]
+    after = split.step(0, [part[0] for part in parts], [part[1] for part in parts])
+    assert after == pytest.approx(before)
+    assert before[metrics.LONE_GROUP_FRACTION] >= 1 / 8
+    assert metrics.VALUE_LOSS not in before
+    for name, tensor in engine.gather_weights().items():
+        np.testing.assert_allclose(split_engine.gather_weights()[name], tensor, atol=1e-6, err_msg=name)
+
+
+def test_the_kl_loss_holds_the_policy_to_the_reference(models: tuple[Path, Path]) -> None:
+    """Where all scores tie GRPO has nothing but the KL to move by: nothing at the reference, and back to it from
+    elsewhere."""
+    update, engine = learner(models, algorithm="grpo", kl_coefficient=1.0, truncation_score=1.0)
+    rollouts, scores = scored_rollouts(16, seed=2)
+    tied = Scores(scores.sample_ids, np.ones(16, dtype=np.float32), scores.valid)
+    start = engine.gather_weights()
+    measured = update.step(0, [rollouts], [tied])
+    assert measured[metrics.TIED_GROUP_FRACTION] == 1
+    assert measured[metrics.ADVANTAGE_SIZE] == 0
+    for name, tensor in start.items():  # a real step is one of 1e-3
+        np.testing.assert_allclose(engine.gather_weights()[name], tensor, atol=5e-5, err_msg=name)
+    away = update.step(1, [rollouts], [scores])
+    distances = [abs(update.step(iteration, [rollouts], [tied])[metrics.POLICY_LOSS]) for iteration in range(2, 12)]
+    assert distances[-1] < 0.5 * max(distances), away
+
+
+def test_without_two_scored_answers_to_a_prompt_there_is_nothing_to_compare(models: tuple[Path, Path]) -> None:
+    update, _ = learner(models, algorithm="rloo")
+    rollouts, scores = scored_rollouts(4, seed=0, invalid=(0, 3))
+    with pytest.raises(NothingToLearn, match="no prompt has two answers"):
+        update.step(0, [rollouts], [scores])
+
+
+def test_parts_of_a_reward_are_described_where_they_speak(models: tuple[Path, Path]) -> None:
+    """Of 1, 3 and two silent answers: mean 2, standard deviation 1, half of them valid."""
+    update, _ = learner(models)
+    rollouts, scores = scored_rollouts(4, seed=0)
+    part = np.array([1.0, np.nan, 3.0, np.nan], dtype=np.float32)
+    silent = np.full(4, np.nan, dtype=np.float32)
+    measured = update.step(
+        0, [rollouts], [Scores(scores.sample_ids, scores.values, scores.valid, {"brevity": part, "never": silent})]
+    )
+    assert measured["reward/brevity"] == 2.0
+    assert measured["reward_std/brevity"] == 1.0
+    assert measured["reward_valid/brevity"] == 0.5
+    assert np.isnan(measured["reward/never"])
+    assert measured["reward_valid/never"] == 0.0
 
 
 def test_values_start_as_the_normalised_reward(models: tuple[Path, Path]) -> None:
@@ -116,14 +193,15 @@ def test_values_start_as_the_normalised_reward(models: tuple[Path, Path]) -> Non
     value: ValueModel = value_model_from_reward(reward, normalisation, dtype="float32", trust_remote_code=False)
     rollouts, scores = scored_rollouts(6, seed=5)
     scorer = load_reward_model(reward, dtype="float32", trust_remote_code=False)
-    normalised = score_rollouts(scorer, normalisation, rollouts, max_batch_tokens=64)
+    whole = [np.concatenate([rollouts.prompt(row), rollouts.answer(row)]) for row in range(6)]
+    raw, _ = score_sequences(scorer, rollouts.sample_ids, whole, max_batch_tokens=64)
     sequences = assemble([rollouts], [scores], pad_id=0).sequences
     inputs = sequences.inputs(np.arange(6), torch.device("cpu"))
     with torch.no_grad():
         values = value(inputs.input_ids, inputs.attention_mask, inputs.position_ids, inputs.answer_width)
         before = state_values(value, inputs)
     last = values[torch.arange(6), torch.tensor(sequences.answer_lengths) - 1]
-    np.testing.assert_allclose(last, normalised.values, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(last, (raw - normalisation.mean) / normalisation.std, rtol=1e-4, atol=1e-5)
     # V(s_t) is read one position earlier: the value after token t - 1 is the one before token t.
     np.testing.assert_allclose(before[:, 1:], values[:, :-1], rtol=1e-4, atol=1e-5)
 
