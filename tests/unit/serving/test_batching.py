@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -87,7 +87,9 @@ def test_no_run_of_like_length_would_have_more_real_tokens_over_padding(lengths:
     ordered = sorted((tokens, number) for number, tokens in enumerate(lengths))
     runs = [ordered[start:end] for start in range(len(ordered)) for end in range(start + 1, len(ordered) + 1)]
     possible = [
-        worth(run) for run in runs if (lengths[0], 0) in run and (len(run) == 1 or run[-1][0] * len(run) <= bound)
+        worth(run)
+        for run in runs
+        if (lengths[0], 0) in run and (len(run) == 1 or run[-1][0] * len(run) <= bound) and run[-1][0] <= 2 * run[0][0]
     ]
     batch = queue_of(lengths, bound).take()
     assert worth([(answer.tokens, answer.number) for answer in batch]) == max(possible)
@@ -108,9 +110,14 @@ class Serving(RuleBasedStateMachine):
 
     @rule(tokens=LENGTHS, version=st.integers(1, 2))
     def come(self, tokens: int, version: int) -> None:
-        answer = WaitingAnswer(self.came, version, tokens, self.now)
-        self.older[self.came], self.passed_over[self.came] = len(self.waiting), 0
+        self.queue_up(WaitingAnswer(self.came, version, tokens, self.now))
         self.came += 1
+
+    def queue_up(self, answer: WaitingAnswer) -> None:
+        for number in self.waiting:
+            self.older[number] += number > answer.number
+        self.older[answer.number] = sum(number < answer.number for number in self.waiting)
+        self.passed_over[answer.number] = 0
         self.waiting[answer.number] = answer
         self.queue.add(answer)
 
@@ -130,10 +137,7 @@ class Serving(RuleBasedStateMachine):
         """What was in flight waits again, before whatever came later."""
         batch = self.in_flight.pop(0)
         for answer in batch:
-            self.queue.add(answer)
-            self.waiting[answer.number] = answer
-            for number in self.waiting:
-                self.older[number] += number > answer.number
+            self.queue_up(answer)
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -165,3 +169,4 @@ class Serving(RuleBasedStateMachine):
 
 
 TestServing = Serving.TestCase
+TestServing.settings = settings(max_examples=40)
