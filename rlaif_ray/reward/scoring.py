@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlaif_ray.records import Rollouts, Scores
-from rlaif_ray.reward.model import RewardNormalisation
+from rlaif_ray.records import Rollouts
 
 Tokens = NDArray[np.int32] | Sequence[int]
 
@@ -74,10 +73,6 @@ def score_sequences(
     return np.where(valid, values, np.nan).astype(np.float32), valid
 
 
-def score_rollouts(
-    model: Any, normalisation: RewardNormalisation, rollouts: Rollouts, *, max_batch_tokens: int
-) -> Scores:
-    """The normalised scores of one shard: of each prompt with its answer, as token ids."""
-    sequences = [np.concatenate([rollouts.prompt(row), rollouts.answer(row)]) for row in range(len(rollouts))]
-    values, valid = score_sequences(model, rollouts.sample_ids, sequences, max_batch_tokens=max_batch_tokens)
-    return Scores(rollouts.sample_ids, (values - np.float32(normalisation.mean)) / np.float32(normalisation.std), valid)
+def rollout_sequences(rollouts: Rollouts) -> list[NDArray[np.int32]]:
+    """Each prompt with its answer, as token ids."""
+    return [np.concatenate([rollouts.prompt(row), rollouts.answer(row)]) for row in range(len(rollouts))]

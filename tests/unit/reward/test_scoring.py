@@ -1,4 +1,3 @@
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif_ray.policy.model import save_model
-from rlaif_ray.reward.model import RewardNormalisation, load_reward_model, new_reward_model
-from rlaif_ray.reward.scoring import score_rollouts, score_sequences, token_bounded
-from tests.small_models import policy_and_tokenizer, scored_rollouts, weights_of, write_models
+from rlaif_ray.reward.ensemble import RewardEnsemble, ensemble_scores, normalised
+from rlaif_ray.reward.model import RewardNormalisation, load_reward_model
+from rlaif_ray.reward.scoring import rollout_sequences, score_sequences, token_bounded
+from tests.small_models import scored_rollouts, write_models
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +27,31 @@ def test_batches_cover_the_rows_in_order_within_the_bound(lengths: list[int], bo
 
 def test_the_score_is_the_normalised_logit_at_the_last_token(model: Any) -> None:
     rollouts, _ = scored_rollouts(9, seed=0)
-    normalisation = RewardNormalisation(mean=0.25, std=2.0, count=9)
-    scores = score_rollouts(model, normalisation, rollouts, max_batch_tokens=40)
+    ensemble = RewardEnsemble((model,), (RewardNormalisation(mean=0.25, std=2.0, count=9),))
+    raw = ensemble.raw_scores(rollouts.sample_ids, rollout_sequences(rollouts), max_batch_tokens=40)
+    scores = ensemble_scores(rollouts.sample_ids, normalised(raw, ensemble.normalisations), disagreement_penalty=0.0)
     assert scores.valid.all()
+    assert scores.parts.keys() == {"reward_model"}
+    assert np.array_equal(scores.parts["reward_model"], scores.values)
     for row in range(9):
         tokens = torch.tensor(np.concatenate([rollouts.prompt(row), rollouts.answer(row)])[None].astype(np.int64))
         with torch.no_grad():
             hidden = model.base_model(input_ids=tokens).last_hidden_state[:, -1]
-            normalised = (model.score(hidden).item() - 0.25) / 2.0
-            assert scores.values[row] == pytest.approx(normalised, rel=1e-4, abs=1e-6)
+            expected = (model.score(hidden).item() - 0.25) / 2.0
+            assert scores.values[row] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_an_ensemble_says_its_mean_less_its_disagreement() -> None:
+    """Raw rewards (3, 8) under means (1, 2) and spreads (2, 3) are (1, 2): mean 1.5, standard deviation 0.5, and with a
+    penalty of 2 the reward is 1.5 - 2 * 0.5 = 0.5. (5, 2) are (2, 0): 1 - 2 * 1 = -1. One member's NaN is no number."""
+    normalisations = [RewardNormalisation(1.0, 2.0, 9), RewardNormalisation(2.0, 3.0, 9)]
+    raw = np.array([[3, 8], [5, 2], [3, np.nan]], dtype=np.float32)
+    scores = ensemble_scores(("a", "b", "c"), normalised(raw, normalisations), disagreement_penalty=2.0)
+    assert scores.values[:2] == pytest.approx([0.5, -1.0])
+    assert scores.parts["reward_model"][:2] == pytest.approx([1.5, 1.0])
+    assert scores.parts["disagreement"][:2] == pytest.approx([0.5, 1.0])
+    assert scores.valid.tolist() == [True, True, False]
+    assert np.isnan(scores.values[2])
 
 
 def test_scores_do_not_depend_on_the_order_of_rows(model: Any) -> None:
@@ -64,11 +79,3 @@ def test_a_reward_that_is_not_finite_is_invalid(model: Any) -> None:
         model.score.weight.data.copy_(weight)
     assert not valid.any()
     assert np.isnan(values).all()
-
-
-def test_a_tokenizer_without_its_own_pad_token_is_refused(tmp_path: Path) -> None:
-    policy, tokenizer = policy_and_tokenizer()
-    tokenizer.pad_token = tokenizer.eos_token
-    save_model(policy, weights_of(policy), tokenizer, tmp_path)
-    with pytest.raises(ValueError, match="pad token"):
-        new_reward_model(tmp_path, dtype="float32", seed=0, trust_remote_code=False)
