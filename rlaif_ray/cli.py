@@ -121,6 +121,26 @@ def judge(
             _label(labelling)
 
 
+@app.command()
+def export(
+    preferences: Annotated[
+        str, typer.Argument(metavar="PREFERENCES", help="A preference file of a run or a labelling, or a full export.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The .parquet or .jsonl file to write.")],
+    form: Annotated[
+        Literal["trl", "full"],
+        typer.Option(help="`trl`: the columns that TRL's trainers read, without ties; `full`: every row and column."),
+    ] = "trl",
+    conversational: Annotated[
+        bool, typer.Option("--conversational", help="Write texts as lists of messages, as chat models take them.")
+    ] = False,
+) -> None:
+    """Write preferences for other tools."""
+    from rlaif_ray.preferences.export import export_preferences
+
+    print(export_preferences(preferences, out, form, conversational=conversational))
+
+
 def main() -> None:
     """The console command."""
     from rlaif_ray.config import UserError
