@@ -29,7 +29,9 @@ def small_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def load(file: Path) -> Dataset:
-    return load_dataset("parquet", data_files=str(file), split="train", cache_dir=str(file.parent / "cache"))
+    """A file's rows, parquet or JSONL."""
+    kind = {".parquet": "parquet", ".jsonl": "json"}[file.suffix]
+    return load_dataset(kind, data_files=str(file), split="train", cache_dir=str(file.parent / "cache"))
 
 
 def without_ties(file: Path) -> Dataset:

@@ -1,8 +1,9 @@
-"""TRL's trainers take a preference file as it lies, and what they take is what we wrote."""
+"""TRL's trainers take a preference file as it lies and as it is exported, and what they take is what we wrote."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from judge_records import judgement
@@ -10,6 +11,8 @@ from trl_training import STEPS, TRAINERS, load, steps_taken, without_ties
 
 from rlaif_ray.judge.aggregate import combine, opinion_of_orders
 from rlaif_ray.preferences.dataset import preference_rows, write_judgements, write_preferences
+from rlaif_ray.preferences.export import export_preferences
+from rlaif_ray.preferences.files import read_own_preferences
 from rlaif_ray.records import Message, Order, Pair, Preference, Prompt
 
 
@@ -47,3 +50,37 @@ def test_both_files_load_as_datasets(file: Path) -> None:
 @pytest.mark.parametrize(("trainer", "settings", "kind"), TRAINERS)
 def test_a_trainer_takes_the_file(trainer: type, settings: type, kind: type, file: Path, tmp_path: Path) -> None:
     assert steps_taken(trainer, settings, kind, without_ties(file), tmp_path) == STEPS
+
+
+def exported(file: Path, form: Literal["trl", "full"], kind: str, *, conversational: bool = False) -> Path:
+    out = file.with_name(f"{form}.{kind}")
+    export_preferences(str(file), out, form, conversational=conversational)
+    return out
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_exports_load_as_datasets_with_what_they_were_given(file: Path, kind: str) -> None:
+    """The second of eight is a tie, which TRL's form is without."""
+    ours = read_own_preferences(str(file), "PREFERENCES")
+    full = load(exported(file, "full", kind))
+    assert full["pair_id"] == [row.pair_id for row in ours]
+    assert full["p"] == [row.p for row in ours]
+    theirs = load(exported(file, "trl", kind))
+    assert theirs["pair_id"] == [row.pair_id for row in ours if row.pair_id != "pair-1"]
+    assert theirs["chosen"] == load(file).filter(lambda p: p > 0.5, input_columns="p")["chosen"]
+
+
+@pytest.mark.parametrize(("trainer", "settings", "kind"), TRAINERS)
+def test_a_trainer_takes_the_export(trainer: type, settings: type, kind: type, file: Path, tmp_path: Path) -> None:
+    assert steps_taken(trainer, settings, kind, load(exported(file, "trl", "jsonl")), tmp_path) == STEPS
+
+
+def test_texts_exported_as_messages_are_what_a_conversation_would_be(tmp_path: Path) -> None:
+    chats = []
+    for name, talks in (("plain", False), ("talk", True)):
+        file = tmp_path / name / "preferences.parquet"
+        write_preferences(file, preference_rows(preferences(talks), seed=0, held_out=0.1))
+        chats.append(
+            load(exported(file, "trl", "jsonl", conversational=True)).select_columns(["prompt", "chosen", "rejected"])
+        )
+    assert chats[0].to_list() == chats[1].to_list()
