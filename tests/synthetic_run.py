@@ -12,8 +12,19 @@ import pyarrow.parquet as pq
 from judge_records import judgement
 
 from rlaif_ray import metrics
-from rlaif_ray.config import EvaluationConfig, JudgeConfig, PolicyConfig, PromptsConfig, RunConfig, ScratchModelConfig
+from rlaif_ray.config import (
+    EvaluationConfig,
+    JudgeConfig,
+    PolicyConfig,
+    PpoConfig,
+    PromptsConfig,
+    RewardConfig,
+    RewardSourceConfig,
+    RunConfig,
+    ScratchModelConfig,
+)
 from rlaif_ray.config import dump_config as config_text
+from rlaif_ray.evaluation.held_out import HeldOutPair, write_held_out
 from rlaif_ray.judge.aggregate import combine, opinion_of_orders
 from rlaif_ray.judge.reading import Rung
 from rlaif_ray.metrics import MetricsLog
@@ -24,6 +35,7 @@ from rlaif_ray.report.summary import (
     LengthSummary,
     PolicySummary,
     RewardSummary,
+    RoundSummary,
     StageSummary,
     Summary,
     write_summary,
@@ -31,6 +43,10 @@ from rlaif_ray.report.summary import (
 from rlaif_ray.rundir import RunDirectory
 
 PAIRS = 900
+HELD_OUT_PAIRS = 400
+ENSEMBLE = 3
+ROUNDS = 3
+_ITERATIONS = 40
 HOSTILE_ANSWER = "<script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">"
 _TOPICS = ("flood", "merger", "election", "rescue", "strike", "eclipse", "verdict", "harvest", "treaty", "derby")
 _NEWS = "flood merger election rescue strike eclipse"
@@ -45,6 +61,7 @@ def write_synthetic_run(path: Path, *, seed: int = 7) -> RunDirectory:
     _write_metrics(directory, generator)
     _write_samples(directory, generator)
     _write_feedback(directory, generator)
+    _write_held_out_pairs(directory, generator)
     write_summary(_summary(directory, seed))
     return directory
 
@@ -56,38 +73,76 @@ def _write_config(directory: RunDirectory, seed: int) -> None:
         prompts=PromptsConfig(path="toyworld:headlines"),
         policy=PolicyConfig(scratch=ScratchModelConfig()),
         sft={"demonstrations": "toyworld:headlines"},
+        rounds=ROUNDS,
         judge=JudgeConfig(model="toyworld:judge-large", template="headlines"),
+        reward=RewardConfig(
+            mix=(
+                RewardSourceConfig(kind="reward_model"),
+                RewardSourceConfig(kind="rule", name="brevity", function="rules.py:brevity", weight=0.2),
+            ),
+            ensemble=ENSEMBLE,
+            watch=16,
+        ),
+        ppo=PpoConfig(iterations=_ITERATIONS),
         evaluation=EvaluationConfig(instrument="gold"),
     )
     directory.config.write_text(config_text(config))
 
 
 def _summary(directory: RunDirectory, seed: int) -> Summary:
-    times = {"sft": 41.2, "collect": 63.8, "reward": 22.5, "ppo": 402.7, "evaluate": 18.9}
+    times = {"sft": 41.2, "collect": 63.8, "fit-reward": 22.5, "train": 402.7, "evaluate": 18.9}
+    rounds = tuple(_round(number) for number in range(1, ROUNDS + 1))
+    last = rounds[-1]
     return Summary(
         seed=seed,
         wall_s=561.4,
         stages={name: StageSummary(wall_s=seconds) for name, seconds in times.items()},
+        labeler=last.labeler,
+        reward=last.reward,
+        policy=last.policy,
+        rounds=rounds,
+        run_dir=directory.path,
+    )
+
+
+def _round(number: int) -> RoundSummary:
+    """The figures of a round; they improve up to the last."""
+    behind = ROUNDS - number
+    win_rate, alignment, accuracy = 0.718 - 0.05 * behind, 0.842 + 0.02 * behind, 0.884 - 0.03 * behind
+    return RoundSummary(
+        round=number,
         labeler=LabelerSummary(
-            alignment=0.842,
-            alignment_ci=(0.828, 0.855),
-            position_consistency=0.797,
-            calls=3600,
-            cost_usd=0.38,
+            alignment=alignment,
+            alignment_ci=(alignment - 0.014, alignment + 0.013),
+            position_consistency=0.797 + 0.01 * behind,
+            calls=3600 - 1200 * behind,
+            cost_usd=0.38 - 0.12 * behind,
             cache_hits=199,
             abstained=12,
             failed=3,
         ),
-        reward=RewardSummary(accuracy=0.884, accuracy_ci=(0.851, 0.911), accuracy_against="gold", held_out_pairs=300),
+        reward=RewardSummary(
+            accuracy=accuracy,
+            accuracy_ci=(accuracy - 0.033, accuracy + 0.027),
+            accuracy_against="gold",
+            accuracy_on_human_labels=0.91,
+            accuracy_on_ai_labels=0.87,
+            held_out_pairs=300,
+            held_out_loss=0.44 + 0.03 * behind,
+            calibration_error=0.031 + 0.012 * behind,
+            ensemble=ENSEMBLE,
+            mean_disagreement=0.41,
+        ),
         policy=PolicySummary(
-            win_rate=0.718,
-            win_rate_ci=(0.692, 0.744),
+            win_rate=win_rate,
+            win_rate_ci=(win_rate - 0.026, win_rate + 0.026),
             win_rate_judge="gold",
-            kl=3.41,
-            mean_length=LengthSummary(before=4.9, after=5.6),
+            kl=3.41 - 1.2 * behind,
+            mean_length=LengthSummary(before=4.9, after=5.6 - 0.2 * behind),
             prompts=1000,
         ),
-        run_dir=directory.path,
+        preferences=PAIRS * number,
+        spent_usd=0.38 - 0.12 * behind,
     )
 
 
@@ -104,21 +159,37 @@ def _write_metrics(directory: RunDirectory, generator: np.random.Generator) -> N
             80,
             {metrics.LOSS: noisy(0.9 + 2.1 * math.exp(-step / 15), 0.04), metrics.LEARNING_RATE: 1e-3},
         )
-    for step in range(1, 41):
-        fitted = 1 - math.exp(-step / 10)
-        values = {metrics.LOSS: noisy(0.69 - 0.28 * fitted, 0.02), metrics.ACCURACY: noisy(0.5 + 0.4 * fitted, 0.02)}
-        if step % 10 == 0:
-            values |= {metrics.HELD_OUT_LOSS: 0.69 - 0.25 * fitted, metrics.HELD_OUT_ACCURACY: 0.5 + 0.38 * fitted}
-        log.append(metrics.REWARD, step, 40, values)
-    for step in range(1, 121):
+    for member in range(ENSEMBLE):
+        suffix = f"-{member}" if member else ""
+        for stage, steps in ((metrics.REWARD_PRETRAINING, 30), (metrics.REWARD, 60)):
+            for step in range(1, steps + 1):
+                fitted = 1 - math.exp(-step / 10)
+                values = {
+                    metrics.LOSS: noisy(0.69 - 0.28 * fitted, 0.02),
+                    metrics.ACCURACY: noisy(0.5 + 0.4 * fitted, 0.02),
+                }
+                if stage == metrics.REWARD and step % 5 == 0:
+                    overfitted = 0.002 * max(0, step - 30)
+                    values |= {
+                        metrics.HELD_OUT_LOSS: noisy(0.69 - 0.25 * fitted + overfitted, 0.004),
+                        metrics.HELD_OUT_ACCURACY: noisy(0.5 + 0.38 * fitted - overfitted, 0.004),
+                    }
+                log.append(stage + suffix, step, steps, values)
+    for step in range(1, ROUNDS * _ITERATIONS + 1):
         learnt = 1 - math.exp(-step / 45)
         log.append(
             metrics.PPO,
             step,
-            120,
+            ROUNDS * _ITERATIONS,
             {
                 metrics.REWARD_MEAN: noisy(-0.4 + 2.3 * learnt, 0.12),
                 metrics.REWARD_STD: noisy(0.95 - 0.4 * learnt, 0.03),
+                metrics.REWARD_PART_MEAN.format("reward_model"): noisy(-0.5 + 2.6 * learnt, 0.12),
+                metrics.REWARD_PART_MEAN.format("brevity"): noisy(0.5 - 0.4 * learnt, 0.05),
+                metrics.REWARD_PART_STD.format("reward_model"): noisy(0.95 - 0.4 * learnt, 0.03),
+                metrics.REWARD_PART_STD.format("brevity"): noisy(0.3, 0.03),
+                metrics.REWARD_PART_VALID.format("reward_model"): 1.0,
+                metrics.REWARD_PART_VALID.format("brevity"): min(1.0, noisy(0.97, 0.01)),
                 metrics.KL: max(0.0, noisy(3.6 * learnt, 0.12)),
                 metrics.ANSWER_LENGTH: noisy(4.9 + 0.75 * learnt, 0.08),
                 metrics.VALUE_LOSS: noisy(0.1 + 0.5 * math.exp(-step / 20), 0.02),
@@ -130,6 +201,17 @@ def _write_metrics(directory: RunDirectory, generator: np.random.Generator) -> N
                 metrics.POLICY_GRADIENT_NORM: abs(noisy(0.8, 0.2)),
                 metrics.GENERATE_SECONDS: abs(noisy(1.1, 0.1)),
                 metrics.LEARN_SECONDS: abs(noisy(1.7, 0.1)),
+            },
+        )
+        log.append(
+            metrics.WATCH,
+            step,
+            ROUNDS * _ITERATIONS,
+            {
+                metrics.WATCHED: 16.0,
+                metrics.WATCHED_JUDGE_MEAN: noisy(-0.1 + 0.6 * learnt, 0.08),
+                metrics.WATCHED_REWARD_MEAN: noisy(-0.4 + 2.3 * learnt, 0.15),
+                metrics.WATCHED_CORRELATION: noisy(0.75 - 0.2 * learnt, 0.08),
             },
         )
     log.close()
@@ -191,6 +273,34 @@ def _write_feedback(directory: RunDirectory, generator: np.random.Generator) -> 
     directory.judgements.parent.mkdir(parents=True, exist_ok=True)
     write_preferences(directory.preferences, preference_rows(preferences, seed=7, held_out=0.1))
     write_judgements(directory.judgements, (one for each in preferences for one in each.judgements))
+
+
+def _write_held_out_pairs(directory: RunDirectory, generator: np.random.Generator) -> None:
+    """Of each pair a true logit, which gold and the label know, and which the models see through noise and with a
+    liking for length. The last pair could not be scored by one of them."""
+    pairs = []
+    for number in range(HELD_OUT_PAIRS):
+        human = number % 4 == 0
+        quality, longer = generator.normal(0, 1.8), int(generator.integers(-4, 5))
+        p = 1.0 if human else _sigmoid(abs(quality))
+        margins = tuple(float(0.9 * abs(quality) + 0.12 * longer + generator.normal(0, 0.7)) for _ in range(ENSEMBLE))
+        if number == HELD_OUT_PAIRS - 1:
+            margins = (*margins[:-1], math.nan)
+        pairs.append(
+            HeldOutPair(
+                pair_id=f"held-out-{number}",
+                prompt_id=f"headlines-{number}",
+                p=p,
+                margins=margins,
+                chosen_tokens=6 + max(longer, 0),
+                rejected_tokens=6 + max(-longer, 0),
+                # Where quality is low, gold often disagrees with the label.
+                gold_margin=1.0 if generator.random() < _sigmoid(1.5 * abs(quality)) else -1.0,
+                label_source="human" if human else "ai",
+                round=1 + number % ROUNDS,
+            )
+        )
+    write_held_out(directory.reward_held_out, pairs)
 
 
 def _choosing(pair: Pair, number: int, order: Order, p_first: float) -> Judgement:

@@ -13,8 +13,8 @@ from rlaif_ray.evaluation.measures import Agreement, outcomes_of_margins, reward
 from rlaif_ray.evaluation.slices import (
     AccuracySlice,
     Disagreement,
+    accuracy_by_group,
     accuracy_by_length,
-    accuracy_by_name,
     accuracy_by_quintile,
     accuracy_by_range,
     ensemble_disagreement,
@@ -38,9 +38,10 @@ class RewardQuality:
     calibration: Calibration | None
     label_calibration: Calibration | None
     by_label_margin: tuple[AccuracySlice, ...]  # |2p - 1|
-    by_predicted_margin: tuple[AccuracySlice, ...]  # |r_a - r_b|
+    by_score_margin: tuple[AccuracySlice, ...]  # |r_a - r_b|
     by_length: tuple[AccuracySlice, ...]
     by_source: tuple[AccuracySlice, ...]
+    by_round: tuple[AccuracySlice, ...]  # that collected the pairs
     length_correlation: float | None
     members: int
     disagreement: Disagreement | None
@@ -68,9 +69,10 @@ def reward_quality(pairs: Sequence[HeldOutPair]) -> RewardQuality:
         calibration=calibration(margins, outcomes, valid),
         label_calibration=calibration(margins, p, valid),
         by_label_margin=accuracy_by_range(margins, references, np.abs(2 * p - 1), _LABEL_MARGINS, valid),
-        by_predicted_margin=accuracy_by_quintile(margins, references, np.abs(margins), valid),
+        by_score_margin=accuracy_by_quintile(margins, references, np.abs(margins), valid),
         by_length=accuracy_by_length(margins, references, longer, valid),
-        by_source=accuracy_by_name(margins, references, sources, valid),
+        by_source=accuracy_by_group(margins, references, np.array(sources), valid),
+        by_round=accuracy_by_group(margins, references, np.array([pair.round for pair in pairs]), valid),
         length_correlation=length_correlation(margins, longer, valid),
         members=member_margins.shape[1],
         disagreement=ensemble_disagreement(member_margins, references, valid),

@@ -51,7 +51,7 @@ def accuracy_by_range(
     ranges = []
     for low, high in pairwise(edges):
         below = values <= high if high == edges[-1] else values < high
-        ranges.append((f"{low:.3g} to {high:.3g}", (values >= low) & below))
+        ranges.append((f"{round(low, 2):g} to {round(high, 2):g}", (values >= low) & below))
     return _sliced(margins, reference_margins, ranges, valid)
 
 
@@ -79,22 +79,22 @@ def accuracy_by_length(
         margins,
         reference_margins,
         (
-            (f"shorter by more than {bound}", longer < -bound),
-            (f"shorter by up to {bound}", (longer >= -bound) & (longer < 0)),
+            (f"over {bound} shorter", longer < -bound),
+            (f"up to {bound} shorter", (longer >= -bound) & (longer < 0)),
             ("as long", longer == 0),
-            (f"longer by up to {bound}", (longer > 0) & (longer <= bound)),
-            (f"longer by more than {bound}", longer > bound),
+            (f"up to {bound} longer", (longer > 0) & (longer <= bound)),
+            (f"over {bound} longer", longer > bound),
         ),
         valid,
     )
 
 
-def accuracy_by_name(
-    margins: NDArray[Any], reference_margins: NDArray[Any], names: Sequence[str], valid: Mask
+def accuracy_by_group(
+    margins: NDArray[Any], reference_margins: NDArray[Any], groups: NDArray[Any], valid: Mask
 ) -> tuple[AccuracySlice, ...]:
-    """By what `names` (N,) call each pair, such as the source of its label, in alphabetical order."""
-    held = np.asarray(names, dtype=np.str_)
-    return _sliced(margins, reference_margins, [(name, held == name) for name in sorted(set(names))], valid)
+    """By the group (N,) of each pair, such as the source of its label or its round, in order."""
+    slices = [(str(group), groups == group) for group in np.unique(groups)]
+    return _sliced(margins, reference_margins, slices, valid)
 
 
 def length_correlation(margins: NDArray[Any], length_differences: NDArray[Any], valid: Mask) -> float | None:
@@ -120,7 +120,7 @@ def ensemble_disagreement(
     agreeing, disagreeing = _sliced(
         member_margins.mean(axis=1),
         reference_margins,
-        [("members agree", spread <= low), ("members disagree", spread >= high)],
+        [("models agree", spread <= low), ("models disagree", spread >= high)],
         valid,
     )
     return Disagreement(float(spread[valid].mean()), agreeing, disagreeing)

@@ -8,35 +8,22 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
 
-from rlaif_ray.report.figures import (
-    RUNGS,
-    evaluation_figures,
-    judge_figures,
-    preference_figures,
-    stage_curves,
-    stage_times,
-)
+from rlaif_ray.report.figures.evaluation import evaluation_figures
+from rlaif_ray.report.figures.feedback import RUNGS, judge_figures, preference_figures
+from rlaif_ray.report.figures.rewarding import accuracy_figures, reliability_figure
+from rlaif_ray.report.figures.rounds import round_figures
+from rlaif_ray.report.figures.times import stage_times
+from rlaif_ray.report.figures.training import stage_curves
 from rlaif_ray.report.reading import Run, read_run
-from rlaif_ray.report.summary import Interval, duration, share, share_interval, verdict
+from rlaif_ray.report.summary import duration, share, verdict
+from rlaif_ray.report.tiles import headline_tiles, reward_tiles
 from rlaif_ray.rundir import write_atomically
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """A headline figure. `value` is None where it was not measured; `interval` is drawn on a scale from 0 to 1."""
-
-    label: str
-    value: str | None
-    unit: str = ""
-    detail: str = ""
-    interval: Interval | None = None
 
 
 def write_report(run_dir: Path) -> Path:
@@ -50,12 +37,18 @@ def write_report(run_dir: Path) -> Path:
     run = read_run(run_dir)
     evaluation, preferences = evaluation_figures(run), preference_figures(run)
     judges = judge_figures(run.judged) if run.judged is not None else []
-    stages = stage_curves(run.metrics or ())
+    rounds = round_figures(run.summary.rounds)
+    reliability = reliability_figure(run.reward) if run.reward is not None else None
+    accuracies = accuracy_figures(run.reward) if run.reward is not None else []
+    stages = stage_curves(run.metrics or (), *_training_of(run))
     times = stage_times(run.summary)
     figures = [
         *evaluation,
+        *rounds,
         *preferences,
         *judges,
+        *([reliability] if reliability else []),
+        *accuracies,
         *(figure for stage in stages for figure in (*stage.main, *stage.more)),
         *([times] if times else []),
     ]
@@ -64,11 +57,15 @@ def write_report(run_dir: Path) -> Path:
         summary=run.summary,
         verdict=verdict(run.summary.policy),
         facts=_facts(run),
-        tiles=_tiles(run),
+        tiles=headline_tiles(run.summary),
         evaluation=evaluation,
+        rounds=rounds,
         preferences=preferences,
         judges=judges,
         rungs=RUNGS,
+        reliability=reliability,
+        accuracies=accuracies,
+        reward_tiles=reward_tiles(run.reward) if run.reward is not None else [],
         stages=stages,
         times=times,
         missing=_missing(run),
@@ -92,7 +89,7 @@ def moment(created_at: float) -> str:
 
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "page"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -121,79 +118,12 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in facts if value is not None]
 
 
-def _tiles(run: Run) -> list[Tile]:
-    policy, labeler, reward = run.summary.policy, run.summary.labeler, run.summary.reward
-    return [
-        Tile(
-            "Win rate against SFT",
-            *_share(policy.win_rate),
-            _details(
-                policy.win_rate_ci and share_interval(policy.win_rate_ci),
-                policy.win_rate_judge and f"judged by {policy.win_rate_judge}",
-                policy.prompts is not None and f"{policy.prompts:,} prompts",
-            ),
-            policy.win_rate_ci,
-        ),
-        Tile(
-            "Labeler alignment",
-            *_share(labeler.alignment),
-            _details(
-                labeler.alignment_ci and share_interval(labeler.alignment_ci),
-                labeler.position_consistency is not None
-                and f"{share(labeler.position_consistency)} consistent over orders",
-            ),
-            labeler.alignment_ci,
-        ),
-        Tile(
-            "Reward accuracy",
-            *_share(reward.accuracy),
-            _details(
-                reward.accuracy_ci and share_interval(reward.accuracy_ci),
-                reward.accuracy_against and f"against {reward.accuracy_against}",
-                reward.held_out_pairs is not None and f"{reward.held_out_pairs:,} held-out pairs",
-            ),
-            reward.accuracy_ci,
-        ),
-        Tile("KL from SFT", None if policy.kl is None else f"{policy.kl:.2f}", "nats", "per answer"),
-        _length_tile(run),
-        _labelling_tile(run),
-        Tile(
-            "Wall time",
-            duration(run.summary.wall_s),
-            "",
-            f"{len(run.summary.stages)} stages" if run.summary.stages else "",
-        ),
+def _training_of(run: Run) -> tuple[str, list[int]]:
+    """The algorithm that trained the policy, and the iterations after which a round ended and another began."""
+    policy, ppo = run.config.get("policy") or {}, run.config.get("ppo") or {}
+    return policy.get("algorithm", "ppo"), [
+        number * ppo["iterations"] for number in range(1, len(run.summary.rounds)) if "iterations" in ppo
     ]
-
-
-def _length_tile(run: Run) -> Tile:
-    before, after = run.summary.policy.mean_length.before, run.summary.policy.mean_length.after
-    if before is None or after is None:
-        return Tile("Answer length", None)
-    change = f"{100 * (after / before - 1):+.0f} % against SFT" if before else ""
-    return Tile("Answer length", f"{before:.1f} → {after:.1f}", "tokens", change)
-
-
-def _labelling_tile(run: Run) -> Tile:
-    labeler = run.summary.labeler
-    if labeler.calls is None:
-        return Tile("Judge calls", None)
-    counted = [("from the cache", labeler.cache_hits), ("abstained", labeler.abstained), ("failed", labeler.failed)]
-    cost = labeler.cost_usd is not None and f"${labeler.cost_usd:,.2f}"
-    return Tile(
-        "Judge calls",
-        f"{labeler.calls:,}",
-        "",
-        _details(cost, *(count is not None and f"{count:,} {name}" for name, count in counted)),
-    )
-
-
-def _share(value: float | None) -> tuple[str | None, str]:
-    return (None if value is None else f"{100 * value:.1f}"), "%"
-
-
-def _details(*parts: str | bool | None) -> str:
-    return " · ".join(part for part in parts if isinstance(part, str) and part)
 
 
 def _missing(run: Run) -> list[str]:
@@ -209,5 +139,6 @@ def _missing(run: Run) -> list[str]:
         (run.preferences is None, "preferences/preferences.parquet: soft preferences"),
         (run.judged is None, "judgements/judgements.parquet: what the judges said, by position and in full"),
         (run.judged is not None and not run.judged.cases, "judgements/judgements.parquet is empty: judgements"),
+        (run.reward is None, "reward/held_out.parquet: how well the reward model is calibrated, and where it errs"),
     ]
     return [text for absent, text in absences if absent]

@@ -12,6 +12,8 @@ import yaml
 from numpy.typing import NDArray
 
 from rlaif_ray.config import UserError
+from rlaif_ray.evaluation.held_out import read_held_out
+from rlaif_ray.evaluation.reward_quality import RewardQuality, reward_quality
 from rlaif_ray.metrics import MetricsLog, MetricsRow
 from rlaif_ray.records import FinishReason
 from rlaif_ray.report.columns import numbers, read_columns
@@ -76,6 +78,7 @@ class Run:
     collected: Collected | None
     preferences: Preferences | None
     judged: Judged | None
+    reward: RewardQuality | None
 
 
 def read_run(run_dir: Path) -> Run:
@@ -93,7 +96,13 @@ def read_run(run_dir: Path) -> Run:
         collected=_collected(directory.samples("collect")),
         preferences=_preferences(directory.preferences),
         judged=read_judged(directory.judgements, summary.seed),
+        reward=_reward(directory.reward_held_out),
     )
+
+
+def _reward(path: Path) -> RewardQuality | None:
+    pairs = read_held_out(path)
+    return reward_quality(pairs) if pairs else None
 
 
 def _config(path: Path) -> tuple[str | None, Mapping[str, Any]]:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from rlaif_ray.evaluation.slices import (
     AccuracySlice,
+    accuracy_by_group,
     accuracy_by_length,
-    accuracy_by_name,
     accuracy_by_quintile,
     accuracy_by_range,
     ensemble_disagreement,
@@ -66,17 +66,19 @@ def test_length_is_that_of_the_better_answer() -> None:
     The differences 4, 1, 1 and 5 have the median 2.5, so the bound is 3. The model prefers a everywhere."""
     found = accuracy_by_length(np.ones(5), np.array([1, -1, 1, 1, -1]), np.array([4, -1, 0, -1, 5]), all_valid(5))
     assert found == (
-        AccuracySlice("shorter by more than 3", proportion(0, 1), 1),
-        AccuracySlice("shorter by up to 3", proportion(1, 1), 1),
+        AccuracySlice("over 3 shorter", proportion(0, 1), 1),
+        AccuracySlice("up to 3 shorter", proportion(1, 1), 1),
         AccuracySlice("as long", proportion(1, 1), 1),
-        AccuracySlice("longer by up to 3", proportion(0, 1), 1),
-        AccuracySlice("longer by more than 3", proportion(1, 1), 1),
+        AccuracySlice("up to 3 longer", proportion(0, 1), 1),
+        AccuracySlice("over 3 longer", proportion(1, 1), 1),
     )
 
 
-def test_names_are_apart_and_in_order() -> None:
-    found = accuracy_by_name(np.ones(3), np.array([1, -1, 1]), ["human", "ai", "human"], all_valid(3))
+def test_groups_are_apart_and_in_order() -> None:
+    found = accuracy_by_group(np.ones(3), np.array([1, -1, 1]), np.array(["human", "ai", "human"]), all_valid(3))
     assert found == (AccuracySlice("ai", proportion(0, 1), 1), AccuracySlice("human", proportion(2, 2), 2))
+    rounds = accuracy_by_group(np.ones(3), np.ones(3), np.array([10, 2, 10]), all_valid(3))
+    assert [(each.name, each.counted) for each in rounds] == [("2", 1), ("10", 2)]
 
 
 def test_length_correlation_by_hand() -> None:
@@ -94,8 +96,8 @@ def test_disagreement_by_hand() -> None:
     found = ensemble_disagreement(members, np.ones(5), np.array([True] * 4 + [False]))
     assert found is not None
     assert found.mean == pytest.approx(1.5)
-    assert found.agreeing == AccuracySlice("members agree", proportion(1, 1), 1)
-    assert found.disagreeing == AccuracySlice("members disagree", proportion(0, 1), 1)
+    assert found.agreeing == AccuracySlice("models agree", proportion(1, 1), 1)
+    assert found.disagreeing == AccuracySlice("models disagree", proportion(0, 1), 1)
 
 
 def test_one_model_cannot_disagree() -> None:

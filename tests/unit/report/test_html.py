@@ -128,7 +128,7 @@ def test_a_lone_summary_makes_a_report_that_says_what_is_not_there(tmp_path: Pat
     assert page.text.count("not measured") == 7  # every tile but the wall time, and the verdict
     for name in (
         "config.yaml", "metrics.jsonl", "evaluation.parquet", "collect.parquet", "preferences.parquet",
-        "judgements.parquet",
+        "judgements.parquet", "held_out.parquet",
     ):  # fmt: skip
         assert name in page.text
 
@@ -288,6 +288,7 @@ def test_without_a_summary_there_is_no_report(tmp_path: Path) -> None:
         "samples/collect.parquet",
         "preferences/preferences.parquet",
         "judgements/judgements.parquet",
+        "reward/held_out.parquet",
     ],
 )
 def test_a_corrupt_file_is_an_error_that_names_it(tmp_path: Path, name: str) -> None:

@@ -1,0 +1,1 @@
+"""The report's figures, as Plotly's JSON, by what they show."""
