@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import ray
 
 from actors.spawn import thread_environment
 from rlaif_ray.config import FitConfig, RunConfig, UserError
-from rlaif_ray.metrics import REWARD, SFT, MetricsLog
-from rlaif_ray.records import Demonstration, LabelledPair
+from rlaif_ray.metrics import REWARD, REWARD_PRETRAINING, SFT, MetricsLog
+from rlaif_ray.records import Demonstration, RewardData, RewardFit
 
 if TYPE_CHECKING:
     from rlaif_ray.fitting import OnStep
-    from rlaif_ray.reward.fitting import RewardFit
     from rlaif_ray.sft import SftResult
 
 Result = TypeVar("Result")
@@ -47,30 +47,48 @@ async def fit_sft(
 
 
 async def fit_reward(
-    config: RunConfig,
-    pairs: Sequence[LabelledPair],
-    held_out: Sequence[LabelledPair],
-    answers: Sequence[tuple[int, ...]],
-    sft_directory: Path,
-    directory: Path,
-    *,
-    checkpoints: Path,
-    metrics: Path,
-) -> RewardFit:
-    """Fill `directory` with the reward model, normalised over `answers` (token ids with their prompts').
+    config: RunConfig, data: RewardData, *, start: Path | str, directory: Path, checkpoints: Path, metrics: Path
+) -> list[RewardFit]:
+    """Fill `directory` with the reward model, or with the members of an ensemble, from `start`.
 
-    Raises UserError when the pairs or the answers cannot be used.
+    What pretraining makes is kept in `checkpoints`. Models that lie there and in `directory` from before are kept as
+    they are. Raises UserError when `start`, the pairs or the answers cannot be used.
     """
-    data = ray.put((list(pairs), list(held_out), list(answers)))
+    from rlaif_ray.reward.fitting import read_fit
 
-    def work(on_step: OnStep) -> RewardFit:
-        from rlaif_ray.engines.deepspeed_engine import DeepSpeedEngine
-        from rlaif_ray.reward import fitting
+    pretraining = config.reward.pretraining
+    first = ray.put(RewardData(data.pretraining, (), (), data.answers))
+    then = ray.put(data)
 
-        fitted, measured, scored = ray.get(data)
-        return fitting.fit_reward(config, fitted, measured, scored, sft_directory, directory, DeepSpeedEngine, on_step)
+    async def fitted(fit: FitConfig, given: Any, start: Path | str, into: Path, number: int, stage: str) -> RewardFit:
+        def work(on_step: OnStep) -> RewardFit:
+            from rlaif_ray.engines.deepspeed_engine import DeepSpeedEngine
+            from rlaif_ray.reward import fitting
 
-    return await _train(work, REWARD, config.reward, checkpoints, metrics)
+            seed = _member_seed(config.seed, number)
+            return fitting.fit_reward(
+                config, fit, ray.get(given), start, into, seed=seed, start_engine=DeepSpeedEngine, on_step=on_step
+            )
+
+        before = read_fit(into)
+        if before is not None:
+            return before
+        return await _train(work, f"{stage}-{number}" if number else stage, fit, checkpoints, metrics)
+
+    fits = []
+    for number in range(config.reward.ensemble):
+        origin = start
+        if pretraining is not None:
+            origin = checkpoints.resolve() / "pretrained" / str(number)
+            await fitted(pretraining, first, start, origin, number, REWARD_PRETRAINING)
+        into = directory if config.reward.ensemble == 1 else directory / str(number)
+        fits.append(await fitted(config.reward, then, origin, into, number, REWARD))
+    return fits
+
+
+def _member_seed(seed: int, number: int) -> int:
+    """The first member of an ensemble is what a single model would be."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0]) if number else seed
 
 
 @dataclass(frozen=True, slots=True)

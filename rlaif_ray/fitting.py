@@ -35,19 +35,34 @@ def optimizer_settings(config: FitConfig, dtype: Dtype, steps: int) -> Optimizer
 
 
 def bucketed_batches(lengths: NDArray[np.int64], batch_size: int, steps: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Row indices of `steps` batches. Every pass shuffles anew, and puts rows of like length into one batch."""
+    """Row indices of `steps` batches. Every pass shuffles anew, and puts rows of like length into one batch.
+
+    `lengths` are (N,), or (N, 2) where a row has a longest and a shortest part: batches are then alike in both.
+    """
     epoch = 0
     while True:
         random = np.random.default_rng([seed, epoch])
         order = random.permutation(len(lengths))
         batches: list[NDArray[np.int64]] = []
-        for start in range(0, len(order), _BUCKET * batch_size):
-            bucket = order[start : start + _BUCKET * batch_size]
-            bucket = bucket[np.argsort(lengths[bucket], kind="stable")]
-            batches += [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
+        for bucket in _runs(order, _BUCKET * batch_size):
+            bucket = _sorted_by_length(bucket, lengths.reshape(len(lengths), -1), batch_size)
+            batches += _runs(bucket, batch_size)
         for index in random.permutation(len(batches)):
             if steps == 0:
                 return
             steps -= 1
             yield batches[index]
         epoch += 1
+
+
+def _sorted_by_length(rows: NDArray[np.int64], lengths: NDArray[np.int64], batch_size: int) -> NDArray[np.int64]:
+    """Sorted by the first length, and, where there is a second, by that within strips of some whole batches."""
+    rows = rows[np.argsort(lengths[rows, 0], kind="stable")]
+    if lengths.shape[1] == 1:
+        return rows
+    strip = batch_size * math.ceil(math.sqrt(len(rows) / batch_size))
+    return np.concatenate([part[np.argsort(lengths[part, 1], kind="stable")] for part in _runs(rows, strip)])
+
+
+def _runs(rows: NDArray[np.int64], length: int) -> list[NDArray[np.int64]]:
+    return [rows[start : start + length] for start in range(0, len(rows), length)]

@@ -268,6 +268,18 @@ class AnswerScore:
 
 
 @dataclass(frozen=True, slots=True)
+class RubricScore:
+    """A judge's scores of one answer alone, by the criteria of a rubric, each normalised to [-1, 1]. `value` is their
+    weighted mean, None unless every criterion was scored."""
+
+    outcome: Outcome
+    reason: str
+    value: float | None
+    criteria: Mapping[str, float | None]
+    judgements: tuple[Judgement, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LabelledPair:
     """Two answers as token ids with the probability that the first is better (preferences -> reward model)."""
 
@@ -299,6 +311,23 @@ class LearnerModels:
     policy: Path
     reference: Path
     reward: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class RewardFit:
+    """How a reward model was fitted (reward fitting -> pipeline).
+
+    `held_out_margins` are the raw r_a - r_b of the held-out pairs, whose ids, sorted, are `held_out_ids`; loss (nats a
+    pair) and accuracy are against their labels, None where there are none.
+    """
+
+    steps: int  # optimizer steps that were taken
+    best_step: int  # the one whose weights were kept
+    loss: float  # of training, at the last step
+    held_out_loss: float | None
+    held_out_accuracy: float | None
+    held_out_ids: tuple[str, ...]
+    held_out_margins: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from rlaif_ray.engines.training import OptimizerSettings
 from rlaif_ray.records import Weights
-from rlaif_ray.weights import to_numpy
+from rlaif_ray.weights import to_numpy, to_torch
 
 
 class PlainEngine:
@@ -48,3 +48,8 @@ class PlainEngine:
 
     def gather_weights(self) -> Weights:
         return {name: to_numpy(parameter) for name, parameter in self.module.named_parameters()}
+
+    def load_weights(self, weights: Weights) -> None:
+        with torch.no_grad():
+            for name, parameter in self.module.named_parameters():
+                parameter.copy_(to_torch(weights[name]))

@@ -11,7 +11,8 @@ import torch
 from rlaif_ray.config import ScratchModelConfig
 from rlaif_ray.policy.model import save_model, scratch_policy, scratch_tokenizer
 from rlaif_ray.records import FinishReason, Rollouts, Scores, offsets_of
-from rlaif_ray.reward.model import RewardNormalisation, new_reward_model
+from rlaif_ray.reward.initial import new_reward_model
+from rlaif_ray.reward.model import RewardNormalisation
 from rlaif_ray.weights import to_numpy
 
 WORDS = "one two three four five six seven eight nine ten"

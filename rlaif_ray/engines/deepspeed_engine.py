@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rlaif_ray.engines.training import OptimizerSettings
 from rlaif_ray.records import Weights
-from rlaif_ray.weights import to_numpy
+from rlaif_ray.weights import to_numpy, to_torch
 
 _PATIENCE = timedelta(minutes=10)
 
@@ -147,6 +147,11 @@ class DeepSpeedEngine:
             tensors |= {name: buffer for name, buffer in self.module.named_buffers() if name in kept}
             return {name: to_numpy(tensor) for name, tensor in tensors.items()}
 
+    def load_weights(self, weights: Weights) -> None:
+        with torch.no_grad(), self._gathered(modifier_rank=0):
+            for name, parameter in self.module.named_parameters():
+                parameter.copy_(to_torch(weights[name]))
+
     def master_weights(self) -> Weights:
         """Every trainable parameter as the optimizer keeps it, in float32. Every rank must call it."""
         from deepspeed.utils import safe_get_full_fp32_param
@@ -167,11 +172,11 @@ class DeepSpeedEngine:
         if path is None:
             raise FileNotFoundError(f"{directory} holds no DeepSpeed checkpoint for {self.world_size} ranks")
 
-    def _gathered(self) -> Any:
+    def _gathered(self, modifier_rank: int | None = None) -> Any:
         import deepspeed
 
         partitioned = [parameter for parameter in self.module.parameters() if hasattr(parameter, "ds_id")]
-        return deepspeed.zero.GatheredParameters(partitioned, enabled=bool(partitioned))
+        return deepspeed.zero.GatheredParameters(partitioned, modifier_rank, enabled=bool(partitioned))
 
 
 def _deepspeed() -> Any:

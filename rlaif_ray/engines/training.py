@@ -87,6 +87,10 @@ class TrainingEngine(Protocol):
     def gather_weights(self) -> Weights:
         """Every parameter and kept buffer, whole, by name; bfloat16 as its bits in uint16. Every rank must call it."""
 
+    def load_weights(self, weights: Weights) -> None:
+        """Put back parameters that `gather_weights` gave. Every rank must call it, and take no step after it: the
+        optimizer is not told."""
+
 
 StartEngine: TypeAlias = Callable[[nn.Module, OptimizerSettings], TrainingEngine]
 """Takes a model, the same on every rank, into training."""

@@ -39,10 +39,10 @@ def load_tokenizer(model: str | Path, *, trust_remote_code: bool) -> Any:
     return AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
 
 
-def stop_token(model: Any, tokenizer: Any) -> int:
+def stop_token(generation_config: Any, tokenizer: Any) -> int:
     """The token that ends an answer: of the model's stop tokens the tokenizer's own, which ends a chat turn, or else
     the first; the tokenizer's where the model names none."""
-    stops = model.generation_config.eos_token_id
+    stops = generation_config.eos_token_id
     stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
     if tokenizer.eos_token_id is not None and (not stops or tokenizer.eos_token_id in stops):
         return int(tokenizer.eos_token_id)

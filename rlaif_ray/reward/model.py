@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from rlaif_ray.config import UserError
 from rlaif_ray.engines.training import Dtype
@@ -50,29 +51,6 @@ def members(directory: Path) -> tuple[Path, ...]:
     return tuple(sorted(numbered, key=lambda path: int(path.name)))
 
 
-def new_reward_model(sft_directory: Path, *, dtype: Dtype, seed: int, trust_remote_code: bool) -> Any:
-    """The SFT model's body under a new scalar head, drawn by `seed` with std 1 / sqrt(hidden + 1) (Stiennon et al.
-    2020). Raises ValueError when the tokenizer has no pad token of its own, because Hugging Face finds an answer's
-    last token by it."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(sft_directory, trust_remote_code=trust_remote_code)
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        raise ValueError(f"{sft_directory}: the tokenizer needs a pad token other than its end-of-sequence token")
-    torch.manual_seed(seed)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        sft_directory,
-        num_labels=1,
-        problem_type="regression",
-        pad_token_id=tokenizer.pad_token_id,
-        dtype=getattr(torch, dtype),
-        trust_remote_code=trust_remote_code,
-    )
-    with torch.no_grad():
-        model.score.weight.normal_(std=(model.score.in_features + 1) ** -0.5)
-    return model.eval()
-
-
 def load_reward_model(directory: Path, *, dtype: Dtype, trust_remote_code: bool) -> Any:
     """A fitted reward model, ready to score (no dropout)."""
     from transformers import AutoModelForSequenceClassification
@@ -81,3 +59,12 @@ def load_reward_model(directory: Path, *, dtype: Dtype, trust_remote_code: bool)
         directory, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
     )
     return model.eval()
+
+
+def scalar_head(model: Any) -> nn.Linear:
+    """The linear layer on the model's body that gives the score. Raises ValueError where there is no such layer."""
+    body = set(model.base_model.modules())
+    heads = [module for module in model.modules() if isinstance(module, nn.Linear) and module not in body]
+    if len(heads) != 1 or heads[0].out_features != 1:
+        raise ValueError(f"a {type(model).__name__} has no single linear layer with one output as its head")
+    return heads[0]

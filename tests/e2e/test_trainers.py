@@ -16,7 +16,7 @@ from actors.trainer import fit_reward, fit_sft
 from rlaif_ray.config import RunConfig, UserError
 from rlaif_ray.metrics import ACCURACY, HELD_OUT_ACCURACY, LOSS, MetricsLog
 from rlaif_ray.prompts import encode_prompt
-from rlaif_ray.records import Demonstration, LabelledPair, Prompt
+from rlaif_ray.records import Demonstration, LabelledPair, Prompt, RewardData
 from rlaif_ray.reward.model import RewardNormalisation
 from tests.small_models import SHAPE, WORDS, scored_rollouts
 
@@ -68,12 +68,14 @@ async def test_sft_then_reward_model_then_reward_pool(tmp_path: Path) -> None:
         if a != b
     ]
     answers = [(*pair.prompt, *pair.answer_a) for pair in pairs] + [(*pair.prompt, *pair.answer_b) for pair in pairs]
-    fitted = await fit_reward(settings, pairs[10:], pairs[:10], answers, sft, reward, **paths)
+    data = RewardData(tuple(pairs[10:]), tuple(pairs[:10]), (), tuple(answers))
+    [fitted] = await fit_reward(settings, data, start=sft, directory=reward, **paths)
     assert len(fitted.held_out_margins) == 10
     last = MetricsLog(paths["metrics"]).read()[-1].values
     assert last[ACCURACY] > 0.75
     assert last[HELD_OUT_ACCURACY] == fitted.held_out_accuracy
-    assert RewardNormalisation.load(reward) == fitted.normalisation
+    normalisation = RewardNormalisation.load(reward)
+    assert normalisation.count == len(answers)
 
     pool = RewardPool(reward, settings.policy, settings.reward)
     try:
@@ -93,7 +95,8 @@ async def test_sft_then_reward_model_then_reward_pool(tmp_path: Path) -> None:
         for row in range(len(shard)):
             tokens = np.concatenate([shard.prompt(row), shard.answer(row)])[None].astype(np.int64)
             with torch.no_grad():
-                assert before.values[row] == pytest.approx(model(torch.tensor(tokens)).logits.item(), abs=1e-5)
+                logit = model(torch.tensor(tokens)).logits.item()
+            assert before.values[row] == pytest.approx((logit - normalisation.mean) / normalisation.std, abs=1e-5)
 
 
 async def test_what_the_user_must_mend_arrives_as_such(tmp_path: Path) -> None:
