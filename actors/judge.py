@@ -25,7 +25,7 @@ from rlaif_ray.judge.panel import Panel, judges_of
 from rlaif_ray.judge.prices import Price
 from rlaif_ray.judge.progress import JudgeProgress
 from rlaif_ray.judge.request import Answer, Request
-from rlaif_ray.records import AnswerScore, AnswerToScore, Judgement, Outcome, Pair, Preference
+from rlaif_ray.records import AnswerScore, AnswerToScore, Judgement, Outcome, Pair, Preference, RubricScore
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +92,10 @@ class JudgePool:
         """One score an answer, in order. Raises as `label` does."""
         return list(await asyncio.gather(*(self._score(answer, purpose) for answer in answers)))
 
+    async def rubric(self, answers: Sequence[AnswerToScore], purpose: str) -> list[RubricScore]:
+        """One score by the rubric an answer, in order. Raises as `label` does."""
+        return list(await asyncio.gather(*(self._rubric(answer, purpose) for answer in answers)))
+
     async def progress(self) -> JudgeProgress:
         return JudgeProgress(
             pairs=self._pairs,
@@ -136,6 +140,12 @@ class JudgePool:
         self._count((score.judgement,))
         return score
 
+    async def _rubric(self, answer: AnswerToScore, purpose: str) -> RubricScore:
+        async with self._window:
+            score = await self._panel.rubric(answer, purpose)
+        self._count(score.judgements)
+        return score
+
     def _count(self, judgements: Sequence[Judgement]) -> None:
         for judgement in judgements:
             self._outcomes[judgement.outcome] += 1
@@ -171,6 +181,10 @@ class Judges:
     async def score(self, answers: Sequence[AnswerToScore], purpose: str) -> list[AnswerScore]:
         """One score an answer, in order. Raises as `label` does."""
         return list(await _unwrapped(self._pool.score.remote(answers, purpose)))
+
+    async def rubric(self, answers: Sequence[AnswerToScore], purpose: str) -> list[RubricScore]:
+        """One score by the rubric an answer, in order. Raises as `label` does."""
+        return list(await _unwrapped(self._pool.rubric.remote(answers, purpose)))
 
     async def progress(self) -> JudgeProgress:
         progress: JudgeProgress = await _unwrapped(self._pool.progress.remote())

@@ -32,7 +32,7 @@ from rlaif_ray.preferences.dataset import (
     write_judgements,
     write_preferences,
 )
-from rlaif_ray.records import Outcome, Pair, Preference
+from rlaif_ray.records import AnswerScore, Outcome, Pair, Preference, RubricScore
 from rlaif_ray.rundir import RunDirectory, write_atomically
 from rlaif_ray.samples import write_table
 from rlaif_ray.stages import JudgeStage
@@ -248,13 +248,16 @@ class Labelling:
         write_table(self._files.outcomes, pa.Table.from_pylist(rows, schema=_OUTCOMES))
 
 
-def over_budget_stop(preferences: Sequence[Preference], config: JudgeConfig) -> str | None:
-    """Why a run must stop where a budget or quota left pairs without a judgement; None where it may go on."""
-    unpaid = [preference for preference in preferences if preference.outcome is Outcome.OVER_BUDGET]
+def over_budget_stop(
+    judged: Sequence[Preference | AnswerScore | RubricScore], config: JudgeConfig, what: str = "pairs"
+) -> str | None:
+    """Why a run must stop where a budget or quota left pairs or answers without a judgement; None where it may go
+    on."""
+    unpaid = [one for one in judged if one.outcome is Outcome.OVER_BUDGET]
     if not unpaid or config.when_spent == "go_on":
         return None
     return (
-        f"{len(unpaid):,} of {len(preferences):,} pairs are not judged ({unpaid[0].reason}); all replies are kept, and "
+        f"{len(unpaid):,} of {len(judged):,} {what} are not judged ({unpaid[0].reason}); all replies are kept, and "
         "the same command with a larger judge.budget_usd or more credit goes on from them"
     )
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from rlaif_ray.records import Judgement, Opinion, Order, Outcome, Pair, Preference
+from rlaif_ray.judge.asking.pointwise import normalised, rubric_mean
+from rlaif_ray.records import Judgement, Opinion, Order, Outcome, Pair, Preference, RubricScore
 
 # Where judgements disagree on why there is no number, the graver reason names the outcome.
 _GRAVITY = (Outcome.OVER_BUDGET, Outcome.FAILED, Outcome.ABSTAINED)
@@ -47,6 +48,20 @@ def opinion_of_rubric(scores: Sequence[Judgement], p: float | None, verdict: Opi
     if verdict is not None and verdict.p is not None:
         contradiction = (p - 0.5) * (verdict.p - 0.5) < 0
     return _opinion(judgements, weight, Outcome.SCORED, "", p=p, contradiction=contradiction)
+
+
+def score_of_rubric(judgements: Sequence[Judgement], weights: Sequence[float], scale: tuple[int, int]) -> RubricScore:
+    """One answer's score from a judgement on each criterion, in the order of the `weights`."""
+    criteria = {
+        judgement.criterion: None if judgement.score is None else normalised(judgement.score, scale)
+        for judgement in judgements
+    }
+    value = rubric_mean(tuple(criteria.values()), weights)
+    if value is not None:
+        return RubricScore(Outcome.SCORED, "", value, criteria, tuple(judgements))
+    missing = [judgement for judgement in judgements if judgement.score is None]
+    reason = "; ".join(f"{judgement.criterion}: {judgement.reason}" for judgement in missing)
+    return RubricScore(_gravest(missing), reason, None, criteria, tuple(judgements))
 
 
 def combine(
@@ -120,10 +135,11 @@ def _opinion(
 
 def _why_not(judgements: Sequence[Judgement]) -> tuple[Outcome, str]:
     missing = [judgement for judgement in judgements if judgement.outcome is not Outcome.SCORED]
-    return (
-        min((judgement.outcome for judgement in missing), key=_GRAVITY.index),
-        "; ".join(f"order {judgement.order}: {judgement.reason}" for judgement in missing),
-    )
+    return _gravest(missing), "; ".join(f"order {judgement.order}: {judgement.reason}" for judgement in missing)
+
+
+def _gravest(missing: Sequence[Judgement]) -> Outcome:
+    return min((judgement.outcome for judgement in missing), key=_GRAVITY.index)
 
 
 def _mean(opinions: Sequence[Opinion], values: Sequence[float]) -> float:

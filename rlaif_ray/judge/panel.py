@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from rlaif_ray.config import EndpointConfig, JudgeConfig, UserError
-from rlaif_ray.judge.aggregate import combine, opinion_of_orders, opinion_of_rubric
+from rlaif_ray.judge.aggregate import combine, opinion_of_orders, opinion_of_rubric, score_of_rubric
 from rlaif_ray.judge.asking.ladder import NoCompletion
 from rlaif_ray.judge.asking.modes import pair_steps
 from rlaif_ray.judge.asking.pointwise import normalised, rubric_p, score_steps
@@ -23,11 +23,22 @@ from rlaif_ray.judge.asking.replies import model_returned
 from rlaif_ray.judge.asking.terms import Abilities, AskSettings, Mode
 from rlaif_ray.judge.control import COIN_FLIP, flip_coin
 from rlaif_ray.judge.ledger import NotInLedger
-from rlaif_ray.judge.material import Principle, draw, load_material
+from rlaif_ray.judge.material import Criterion, Principle, draw, load_material
 from rlaif_ray.judge.reading import Reading, ScoreReading
 from rlaif_ray.judge.request import Answer, Request, Steps
 from rlaif_ray.judge.templates import ScoreTemplate, Template, load_score_template, load_template
-from rlaif_ray.records import AnswerScore, AnswerToScore, Judgement, Opinion, Order, Outcome, Pair, Preference
+from rlaif_ray.records import (
+    AnswerScore,
+    AnswerToScore,
+    Judgement,
+    Opinion,
+    Order,
+    Outcome,
+    Pair,
+    Preference,
+    Prompt,
+    RubricScore,
+)
 
 T = TypeVar("T")
 
@@ -124,6 +135,12 @@ class Panel:
         value = None if reading.score is None else normalised(reading.score, template.scale)
         return AnswerScore(reading.outcome, reading.reason, value, judgement)
 
+    async def rubric(self, answer: AnswerToScore, purpose: str) -> RubricScore:
+        """The first judge's scores of one answer by the criteria of `judge.rubric`."""
+        (judgements,) = await self._by_criterion(answer.id, answer.prompt, ((Order.A, answer.text),), 0, purpose)
+        weights = [criterion.weight for criterion in self._material.rubric]
+        return score_of_rubric(judgements, weights, self._rubric_template.scale)
+
     async def _escalate(self, first: Preference, judge: int, purpose: str) -> Preference:
         earlier = (*first.set_aside, *first.opinions)
         second = await self._compare(first.pair, (judge,), purpose, set_aside=earlier)
@@ -158,11 +175,19 @@ class Panel:
         abilities = await self._abilities(voice.judge)
         if not self._material.rubric:
             return opinion_of_orders(await self._verdicts(pair, voice, abilities, purpose), weight)
-        scores, p = await self._rubric(pair, voice, abilities, purpose)
+        shown = ((Order.A, pair.response_a), (Order.B, pair.response_b))
+        a, b = await self._by_criterion(pair.id, pair.prompt, shown, voice.judge, purpose)
+        weights = [criterion.weight for criterion in self._material.rubric]
+        p = rubric_p(
+            [judgement.score for judgement in a],
+            [judgement.score for judgement in b],
+            weights,
+            self._config.rubric_temperature,
+        )
         verdict = None
         if self._config.rubric_check:
             verdict = opinion_of_orders(await self._verdicts(pair, voice, abilities, purpose), weight)
-        return opinion_of_rubric(scores, p, verdict, weight)
+        return opinion_of_rubric([*a, *b], p, verdict, weight)
 
     async def _verdicts(self, pair: Pair, voice: _Voice, abilities: Abilities, purpose: str) -> Sequence[Judgement]:
         """A judgement in each presentation order that is asked."""
@@ -185,30 +210,22 @@ class Panel:
         reading, exchanges = await self._drive(voice.judge, steps, purpose)
         return self._judgement(pair.id, order, reading, exchanges, voice.judge, mode, voice.template, voice.principle)
 
-    async def _rubric(
-        self, pair: Pair, voice: _Voice, abilities: Abilities, purpose: str
-    ) -> tuple[list[Judgement], float | None]:
-        """Each answer's score on each criterion, and the probability that response_a is better."""
+    async def _by_criterion(
+        self, id: str, prompt: Prompt, answers: Sequence[tuple[Order, str]], judge: int, purpose: str
+    ) -> list[list[Judgement]]:
+        """Of each answer, a judgement on each criterion of the rubric."""
         rubric, template = self._material.rubric, self._rubric_template
-        asked = [
-            (order, criterion, template.question(pair.prompt, answer, material=self._material, criterion=criterion))
-            for order, answer in ((Order.A, pair.response_a), (Order.B, pair.response_b))
-            for criterion in rubric
-        ]
-        driven = await asyncio.gather(
-            *(
-                self._drive(voice.judge, score_steps(question, abilities, self._settings), purpose)
-                for _, _, question in asked
-            )
+        abilities = await self._abilities(judge)
+
+        async def judged(order: Order, answer: str, criterion: Criterion) -> Judgement:
+            question = template.question(prompt, answer, material=self._material, criterion=criterion)
+            reading, exchanges = await self._drive(judge, score_steps(question, abilities, self._settings), purpose)
+            return self._scored(id, order, criterion.name, reading, exchanges, judge, template, None)
+
+        judgements = await asyncio.gather(
+            *(judged(order, answer, criterion) for order, answer in answers for criterion in rubric)
         )
-        judgements = [
-            self._scored(pair.id, order, criterion.name, reading, exchanges, voice.judge, template, None)
-            for (order, criterion, _), (reading, exchanges) in zip(asked, driven, strict=True)
-        ]
-        values = [reading.score for reading, _ in driven]
-        weights = [criterion.weight for criterion in rubric]
-        a, b = values[: len(rubric)], values[len(rubric) :]
-        return judgements, rubric_p(a, b, weights, self._config.rubric_temperature)
+        return [judgements[start : start + len(rubric)] for start in range(0, len(judgements), len(rubric))]
 
     async def _abilities(self, judge: int) -> Abilities:
         """What a judge's endpoint supports: asked once, and read from the ledger ever after."""

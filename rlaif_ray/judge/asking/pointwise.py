@@ -63,14 +63,16 @@ def normalised(score: float, scale: tuple[int, int]) -> float:
 def rubric_p(
     scores_a: Sequence[float | None], scores_b: Sequence[float | None], weights: Sequence[float], temperature: float
 ) -> float | None:
-    """Probability that answer a is better: sigma((s_a - s_b) / temperature), where s is the weighted mean of an
-    answer's scores by criterion. None where a score is missing. Weights are positive."""
-    difference = 0.0
-    for a, b, weight in zip(scores_a, scores_b, weights, strict=True):
-        if a is None or b is None:
-            return None
-        difference += weight * (a - b)
-    return sigmoid(difference / sum(weights) / temperature)
+    """Probability that answer a is better: sigma((s_a - s_b) / temperature), where s is an answer's `rubric_mean`. None
+    where a score is missing."""
+    a, b = rubric_mean(scores_a, weights), rubric_mean(scores_b, weights)
+    return None if a is None or b is None else sigmoid((a - b) / temperature)
+
+
+def rubric_mean(scores: Sequence[float | None], weights: Sequence[float]) -> float | None:
+    """The weighted mean of an answer's scores by criterion. None where one is missing. Weights are positive."""
+    weighted = [score * weight for score, weight in zip(scores, weights, strict=True) if score is not None]
+    return sum(weighted) / sum(weights) if len(weighted) == len(scores) else None
 
 
 def _ask_stated(question: ScoreQuestion, abilities: Abilities, settings: AskSettings) -> Steps[ScoreReading]:

@@ -427,6 +427,32 @@ async def test_a_rubric_with_a_missing_score_has_no_number(tmp_path: Path) -> No
     assert preference.reason == "order b: timed out 6 times"
 
 
+async def test_an_answer_alone_is_scored_by_the_rubric(tmp_path: Path) -> None:
+    """5 and 2 on a scale of 1 to 5 are 1 and -.5; their mean with the weights 3 and 1 is 2.5 / 4."""
+    asking, judges = panel(marks(SCORES), rubric=rubric(tmp_path))
+    score = await asking.rubric(AnswerToScore("answer-1", Prompt("prompt", "Say it."), "answer a"), "reward")
+    assert (score.outcome, score.value) == (Outcome.SCORED, pytest.approx(0.625))
+    assert score.criteria == {"right": pytest.approx(1.0), "clear": pytest.approx(-0.5)}
+    assert [(one.pair_id, one.order, one.criterion, one.score) for one in score.judgements] == [
+        ("answer-1", Order.A, "right", 5),
+        ("answer-1", Order.A, "clear", 2),
+    ]
+    assert judges.count(0, "reward") == 2
+
+
+async def test_an_answer_without_a_mark_on_one_criterion_has_no_score(tmp_path: Path) -> None:
+    """The other mark stands."""
+
+    def mind(judge: int, request: Request) -> str | Answer:
+        return OVER_BUDGET if "Is it clear?" in words(request) else marks(SCORES)(judge, request)
+
+    asking, _ = panel(mind, rubric=rubric(tmp_path))
+    score = await asking.rubric(AnswerToScore("answer-1", Prompt("prompt", "Say it."), "answer a"), "reward")
+    assert (score.outcome, score.value) == (Outcome.OVER_BUDGET, None)
+    assert score.reason == "clear: the budget is spent"
+    assert score.criteria == {"right": pytest.approx(1.0), "clear": None}
+
+
 async def test_an_answer_alone_is_scored_from_1_to_10() -> None:
     """7 and 9 with equal weights are 8: 2 (8 - 1) / 9 - 1 = 5/9."""
     asking, judges = panel(lambda judge, request: chat("7", {"7": 0.45, "9": 0.45, "x": 0.1}))
