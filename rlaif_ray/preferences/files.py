@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import itertools
 import reprlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -39,7 +40,8 @@ class RowDefaults:
 
 
 def read_preference_file(config: PreferenceFileConfig, *, seed: int, held_out: float) -> list[PreferenceRow]:
-    """Labels to fit on, from a file or the toy world's raters. They name no samples, which lie in another run.
+    """Labels to fit on, from a file or the toy world's raters. They name no samples, which lie in another run, and
+    their ids begin with the path, so that no other source has them.
 
     Raises UserError naming the file and the line, or the key.
     """
@@ -53,8 +55,14 @@ def read_preference_file(config: PreferenceFileConfig, *, seed: int, held_out: f
     if not rows:
         raise UserError(f"reward.preferences: {config.path} holds no preferences; give some or leave it out")
     return [
-        dataclasses.replace(row, weight=row.weight * config.weight, chosen_sample=None, rejected_sample=None)
-        for row in rows
+        dataclasses.replace(
+            row,
+            pair_id=f"{config.path}:{pair_id}",
+            weight=row.weight * config.weight,
+            chosen_sample=None,
+            rejected_sample=None,
+        )
+        for row, pair_id in zip(rows, _numbered([row.pair_id for row in rows]), strict=True)
     ]
 
 
@@ -136,6 +144,14 @@ def _anyones(row: dict[str, Any], where: str, defaults: RowDefaults) -> Preferen
         split=said["split"] if said.get("split") in get_args(Split) else made.split,
         judge=text_in(said, "judge", where),
     )
+
+
+def _numbered(ids: Iterable[str]) -> Iterator[str]:
+    """The ids, of which a second like one before says so: several people may give the same label."""
+    times: Counter[str] = Counter()
+    for one in ids:
+        times[one] += 1
+        yield one if times[one] == 1 else f"{one}#{times[one]}"
 
 
 def _given_id(row: dict[str, Any], where: str) -> str | None:

@@ -122,7 +122,8 @@ def test_what_a_row_says_goes_before_what_the_config_says(tmp_path: Path) -> Non
     )
     assert (full.p, full.weight, full.label_source, full.judge, full.split) == (0.75, 1.5, "ai", "j", "test")
     assert (bare.p, bare.weight, bare.label_source, bare.judge, bare.split) == (1.0, 3.0, "human", "", "train")
-    assert (full.pair_id, bare.pair_id) == ("one", "7")
+    file = tmp_path / "rows.jsonl"
+    assert (full.pair_id, bare.pair_id) == (f"{file}:one", f"{file}:7")
     assert (null.p, null.weight, null.label_source, null.split) == (1.0, 3.0, "human", "train")
 
 
@@ -156,13 +157,15 @@ def test_the_toy_worlds_raters_are_people() -> None:
     assert {row.split for row in rows} == {"train", "test"}
 
 
-def test_another_runs_file_keeps_what_it_says_and_names_no_samples(tmp_path: Path) -> None:
-    """Silence is an answer that a policy may give."""
+def test_another_runs_file_keeps_what_it_says_and_names_nothing_of_ours(tmp_path: Path) -> None:
+    """Its samples lie in that run, and this one may have pairs of the same ids. Silence is an answer that a policy may
+    give."""
     write_preferences(tmp_path / "p.parquet", [own(), own(pair_id="tie", p=0.5, rejected="")])
     config = PreferenceFileConfig(path=str(tmp_path / "p.parquet"), weight=2.0)
+    theirs = {"weight": 1.0, "chosen_sample": None, "rejected_sample": None}
     assert read_preference_file(config, seed=0, held_out=0.0) == [
-        own(weight=1.0, chosen_sample=None, rejected_sample=None),
-        own(pair_id="tie", p=0.5, rejected="", weight=1.0, chosen_sample=None, rejected_sample=None),
+        own(pair_id=f"{config.path}:a~b", **theirs),
+        own(pair_id=f"{config.path}:tie", p=0.5, rejected="", **theirs),
     ]
     assert read_own_preferences(config.path, "PREFERENCES") == [own(), own(pair_id="tie", p=0.5, rejected="")]
 
@@ -227,7 +230,7 @@ def test_equal_answers_may_tie(tmp_path: Path) -> None:
 
 
 def test_a_given_id_belongs_to_one_row_and_the_same_label_may_come_twice(tmp_path: Path) -> None:
-    assert len(read(tmp_path, PLAIN, PLAIN)) == 2
+    assert len({row.pair_id for row in read(tmp_path, PLAIN, PLAIN, PLAIN)}) == 3
     with pytest.raises(UserError, match=r"line 2: its id '1' is an earlier row's"):
         read(tmp_path, {**PLAIN, "id": 1}, {**PLAIN, "pair_id": "1"})
 

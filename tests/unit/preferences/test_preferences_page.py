@@ -32,7 +32,7 @@ def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_its_preferences_are_read(file: Path) -> None:
     rows = read_preference_file(PreferenceFileConfig(path=str(file)), seed=0, held_out=0.0)
     assert len(rows) == 5
-    assert (rows[-1].label_source, rows[-1].split, rows[-1].pair_id) == ("ai", "test", "7")
+    assert (rows[-1].label_source, rows[-1].split, rows[-1].pair_id) == ("ai", "test", f"{file}:7")
 
 
 @pytest.mark.parametrize("file", [RANKED], indirect=True)
