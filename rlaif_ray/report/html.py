@@ -112,6 +112,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("judge", judge.get("model")),
         ("control", judge.get("control")),
         ("prompts", (run.config.get("prompts") or {}).get("path")),
+        ("rounds", len(run.summary.rounds) or None),
         ("seed", run.summary.seed),
         ("resumed from", run.summary.resumed_from),
     ]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlaif_ray.evaluation.reward_quality import RewardQuality
+from rlaif_ray.report.figures.rewarding import REFERENCES
 from rlaif_ray.report.summary import Interval, LabelerSummary, LengthSummary, Summary, duration, share, share_interval
-
-_AGAINST = {"gold": "gold", "human": "people's labels", "judge": "the labels"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ def reward_tiles(quality: RewardQuality) -> list[Tile]:
             "Calibration error",
             *_share(found.error),
             _details(
-                f"expected, against {_AGAINST[quality.against]}",
+                f"expected, against {REFERENCES[quality.against]}",
                 by_gold and f"{share(of_labels.error)} against the labels",
             ),
         ),

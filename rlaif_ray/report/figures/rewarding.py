@@ -12,7 +12,9 @@ from rlaif_ray.report.figures.panel import FIRST, QUIET, SECOND, SHARES, Figure,
 from rlaif_ray.report.summary import share
 
 _SOURCES: Mapping[str, str] = {"ai": "judge's labels", "human": "human labels"}
-_REFERENCES: Mapping[str, str] = {"gold": "gold", "human": "human labels", "judge": "labels"}
+
+# Whose word a figure is against.
+REFERENCES: Mapping[str, str] = {"gold": "gold", "human": "human labels", "judge": "labels"}
 
 
 def reliability_figure(quality: RewardQuality) -> Figure | None:
@@ -20,7 +22,7 @@ def reliability_figure(quality: RewardQuality) -> Figure | None:
     found, of_labels = quality.calibration, quality.label_calibration
     if found is None or of_labels is None:
         return None
-    points = _points(_REFERENCES[quality.against], found, FIRST)
+    points = _points(REFERENCES[quality.against], found, FIRST)
     points["error_y"] = interval_bars([each.outcome for each in found.bins if each.outcome is not None], FIRST)
     traces = [_diagonal(), points]
     if quality.against == "gold":
@@ -53,7 +55,7 @@ def reliability_figure(quality: RewardQuality) -> Figure | None:
 
 def accuracy_figures(quality: RewardQuality) -> list[Figure]:
     """The accuracy by slices of the pairs."""
-    kinds = [AccuracySlice(_SOURCES[each.name], each.share, each.counted) for each in quality.by_source]
+    kinds = [AccuracySlice(_SOURCES.get(each.name, each.name), each.share, each.counted) for each in quality.by_source]
     if len(quality.by_round) > 1:
         kinds += [AccuracySlice(f"round {each.name}", each.share, each.counted) for each in quality.by_round]
     if quality.disagreement is not None:

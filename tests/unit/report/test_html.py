@@ -15,7 +15,7 @@ from rlaif_ray.judge.control import flip_coin
 from rlaif_ray.preferences.dataset import write_judgements
 from rlaif_ray.records import Judgement, Order, Outcome
 from rlaif_ray.report.html import write_report
-from rlaif_ray.report.summary import Summary, write_summary
+from rlaif_ray.report.summary import Summary, read_summary, write_summary
 from rlaif_ray.rundir import RunDirectory
 
 
@@ -63,6 +63,14 @@ class Page(HTMLParser):
         return json.loads(self.scripts[0])
 
     @property
+    def sections(self) -> set[str | None]:
+        """Those that the page links to and holds."""
+        linked = {str(attributes["href"])[1:] for tag, attributes in self.elements if tag == "a"}
+        held = {attributes.get("id") for tag, attributes in self.elements if tag == "section"}
+        assert linked <= held
+        return linked & held
+
+    @property
     def panels(self) -> list[str]:
         return [str(attributes["data-figure"]) for _, attributes in self.elements if "data-figure" in attributes]
 
@@ -82,6 +90,8 @@ def test_a_full_run_has_every_figure_and_a_panel_for_each(page: Page) -> None:
         "outcomes", "utilities", "frontier", "soft-preferences", "positions", "rungs", "label-mass", "stage-times",
         "sft-loss", "reward-loss", "reward-accuracy", "ppo-reward_mean", "ppo-kl", "ppo-answer_length",
         "ppo-value_loss", "ppo-clip_fraction", "ppo-entropy", "ppo-logprob_gap", "ppo-explained_variance",
+        "ppo-reward/reward_model", "watch-watched_correlation", "pretrain-reward-loss", "rounds-win-rate",
+        "held-out-reliability", "held-out-label-margin", "held-out-score-margin", "held-out-length", "held-out-kind",
     } <= set(page.figures)  # fmt: skip
     assert sorted(page.panels) == sorted(page.figures)
 
@@ -99,6 +109,36 @@ def test_soft_preferences_count_every_pair_once(page: Page) -> None:
     traces = page.figures["soft-preferences"]["traces"]
     # Of 900 pairs, both judges have no number for 0, 300 and 600: one abstained, the other failed in an order.
     assert sum(sum(trace["y"]) for trace in traces) == 897
+
+
+def test_every_held_out_pair_that_was_scored_is_counted(page: Page) -> None:
+    # Of 400 pairs one could not be scored. A quarter has human labels, and a third was collected by each round.
+    assert sum(page.figures["held-out-reliability"]["traces"][-1]["y"]) == 399
+    (kinds,) = page.figures["held-out-kind"]["traces"]
+    assert kinds["y"] == [
+        "judge's labels · 299", "human labels · 100", "round 1 · 133", "round 2 · 133", "round 3 · 133",
+        "models agree · 100", "models disagree · 100",
+    ]  # fmt: skip
+
+
+def test_the_rounds_are_told(page: Page) -> None:
+    assert {"rounds", "reward"} <= page.sections
+    assert "3 rounds of collecting, fitting and training" in page.text
+    (win_rate,) = page.figures["rounds-win-rate"]["traces"]
+    assert win_rate["y"] == pytest.approx([0.618, 0.668, 0.718])
+    # Rounds of 40 iterations end after the 40th and the 80th.
+    assert [mark["x0"] for mark in page.figures["ppo-kl"]["layout"]["shapes"]] == [40.5, 80.5]
+
+
+def test_a_run_from_before_held_out_pairs_were_kept_is_shown_without_them(tmp_path: Path) -> None:
+    directory = write_synthetic_run(tmp_path)
+    directory.reward_held_out.unlink()
+    write_summary(read_summary(tmp_path).model_copy(update={"rounds": ()}))
+    page = Page(write_report(tmp_path).read_text())
+    assert "reward/held_out.parquet: how well the reward model is calibrated" in page.text
+    assert not {name for name in page.figures if name.startswith(("held-out", "rounds"))}
+    assert not {"rounds", "reward"} & page.sections
+    assert page.figures["ppo-kl"]["layout"]["shapes"] == []
 
 
 def test_the_text_of_a_model_stays_text(full: RunDirectory, page: Page) -> None:
