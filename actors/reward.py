@@ -88,14 +88,10 @@ class RewardPool:
         model, self._light = read_here(directory)
         policy = _on_this_node(_pack_tokenizer).remote(policy_directory)
         by_id = ray.put({prompt.id: prompt for prompt in prompts})
+        # A restarted actor is given these again, so they are kept.
+        self._arguments = (model, policy, [by_id], config)
         self._workers: list[Any] = [
-            spawn(
-                RewardWorker,
-                f"reward-{index}",
-                config.reward.actors,
-                args=(model, policy, [by_id], config),
-                restarts=True,
-            )
+            spawn(RewardWorker, f"reward-{index}", config.reward.actors, args=self._arguments, restarts=True)
             for index in range(config.reward.actors.count)
         ]
 

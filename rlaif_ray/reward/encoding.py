@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rlaif_ray.config import UserError
 from rlaif_ray.prompts import encode_answer, encode_prompt
 from rlaif_ray.records import Prompt, Rollouts
+from rlaif_ray.reward.model import members
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,9 @@ class AnswerEncoder:
         """Of a reward model's directory; its weights are not read. Raises UserError where no token ends an answer."""
         from transformers import AutoConfig, AutoTokenizer
 
-        config: Any = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
-        tokenizer: Any = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
+        model = members(directory)[0]  # those of an ensemble share a tokenizer
+        config: Any = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+        tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
         if not isinstance(config.eos_token_id, int):
             raise UserError(f"the reward model's config.json says eos_token_id: {config.eos_token_id}; name one token")
         return cls(tokenizer, config.eos_token_id, getattr(config, "max_position_embeddings", sys.maxsize))
