@@ -1,4 +1,4 @@
-"""The cluster as the pipeline's `Runtime`: stages are started when asked for, and kept until the end."""
+"""The cluster as the pipeline's `Runtime`: rollouts and judges are started when asked for, and kept until the end."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from actors.learner import LearnerGroup
 from actors.reward import RewardPool
 from actors.rollout import RolloutPool
 from rlaif_ray.config import ActorResources, RunConfig
-from rlaif_ray.prompts import read_prompts
-from rlaif_ray.records import Demonstration, LabelledPair, LearnerModels, RewardData, WeightVersion
+from rlaif_ray.records import Demonstration, LearnerModels, Prompt, RewardData, RewardFit, WeightVersion
 from rlaif_ray.rundir import RunDirectory
 from rlaif_ray.stages import Ref, Shards
 from rlaif_ray.weights import fingerprint_of, read_weights
@@ -34,8 +33,6 @@ class RayRuntime:
         self._say = say
         self._run = RunDirectory(config.run_dir)
         self._rollouts: RolloutPool | None = None
-        self._rewards: RewardPool | None = None
-        self._learner: LearnerGroup | None = None
         self._judges: Judges | None = None
 
     async def fit_sft(self, demonstrations: Sequence[Demonstration]) -> None:
@@ -47,16 +44,14 @@ class RayRuntime:
             metrics=self._run.metrics,
         )
 
-    async def fit_reward(
-        self, train: Sequence[LabelledPair], held_out: Sequence[LabelledPair], answers: Sequence[tuple[int, ...]]
-    ) -> None:
-        await trainer.fit_reward(
+    async def fit_reward(self, data: RewardData, directory: RunDirectory) -> list[RewardFit]:
+        return await trainer.fit_reward(
             self._config,
-            RewardData(tuple(train), tuple(held_out), (), tuple(answers)),
+            data,
             start=self._config.reward.model or self._run.model("sft"),
-            directory=self._run.model("reward"),
-            checkpoints=self._run.checkpoints("reward"),
-            metrics=self._run.metrics,
+            directory=directory.model("reward"),
+            checkpoints=directory.checkpoints("reward"),
+            metrics=directory.metrics,
         )
 
     async def rollouts(self) -> RolloutPool:
@@ -72,26 +67,18 @@ class RayRuntime:
             )
         return self._judges
 
-    async def rewards(self) -> RewardPool:
-        if self._rewards is None:
-            prompts = read_prompts(self._config.prompts, self._config.seed)
-            self._rewards = RewardPool(
-                self._run.model("reward"),
-                self._config,
-                self._run.model("sft"),
-                (*prompts.train, *prompts.held_out),
-            )
-            await self._up("reward", self._config.reward.actors, self._rewards.ready())
-        return self._rewards
+    async def reward_models(self, directory: Path, prompts: Sequence[Prompt]) -> RewardPool:
+        pool = RewardPool(directory, self._config, self._run.model("sft"), prompts)
+        await self._up("reward", self._config.reward.actors, pool.ready())
+        return pool
 
-    async def learner(self) -> LearnerGroup:
-        if self._learner is None:
-            sft = self._run.model("sft")
-            reward = self._run.model("reward") if self._config.reward.fits_a_model else None
-            models = LearnerModels(policy=sft, reference=sft, reward=reward)
-            self._learner = LearnerGroup(self._config, models, self._run.checkpoints("ppo"))
-            await self._up("learner", self._config.learner.resources, self._learner.ready())
-        return self._learner
+    async def rewards(self, directory: Path, prompts: Sequence[Prompt]) -> RewardPool:
+        return await self.reward_models(directory, prompts)
+
+    async def learner(self, models: LearnerModels, checkpoints: Path) -> LearnerGroup:
+        learner = LearnerGroup(self._config, models, checkpoints)
+        await self._up("learner", self._config.learner.resources, learner.ready())
+        return learner
 
     async def _up(self, name: str, resources: ActorResources, ready: Awaitable[None]) -> None:
         """Wait for actors, aloud: Ray queues what does not fit, for as long as it takes."""

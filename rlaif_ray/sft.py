@@ -54,7 +54,7 @@ def fit_sft(
     beyond the token limits.
     """
     model, tokenizer = _start(config, demonstrations)
-    stop = stop_token(model, tokenizer)
+    stop = stop_token(model.generation_config, tokenizer)
     examples = [
         (
             encode_prompt(tokenizer, demonstration.prompt),

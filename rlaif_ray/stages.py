@@ -17,14 +17,18 @@ from rlaif_ray.judge.ledger import LedgerTotals
 from rlaif_ray.judge.progress import JudgeProgress
 from rlaif_ray.records import (
     Demonstration,
-    LabelledPair,
+    LearnerModels,
     Pair,
     Preference,
+    Prompt,
+    RewardData,
+    RewardFit,
     Rollouts,
     SampleRequest,
     Scores,
     WeightVersion,
 )
+from rlaif_ray.rundir import RunDirectory
 
 T = TypeVar("T")
 Ref: TypeAlias = T | Any
@@ -47,12 +51,32 @@ class RewardStage(Protocol):
     def score(self, rollouts: Shards[Rollouts]) -> Shards[Scores]:
         """Start scoring, shard by shard; returns at once."""
 
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
+class RewardModels(RewardStage, Protocol):
+    """A reward model, or an ensemble of them."""
+
+    def member_scores(self, rollouts: Shards[Rollouts]) -> Shards[NDArray[np.float32]]:
+        """Normalised scores (B, members); NaN where there is none."""
+
+
+class WatchStage(Protocol):
+    """Checks rewards against a second opinion, beside training."""
+
+    async def watch(self, rollouts: Shards[Rollouts], scores: Shards[Scores]) -> Mapping[str, float]:
+        """What a sample of these answers earns, against what it deserves (names in `metrics.py`). Raises as a judge
+        stage does."""
+
 
 class LearnerStage(Protocol):
     """Improves the policy."""
 
     async def step(self, iteration: int, rollouts: Shards[Rollouts], scores: Shards[Scores]) -> Mapping[str, float]:
-        """Take one iteration's updates and return its metrics (names in `metrics.py`)."""
+        """Take one iteration's updates and return its metrics (names in `metrics.py`).
+
+        Raises Stopped or UserError, with nothing changed, where that is what became of the scores."""
 
     async def publish(self) -> WeightVersion:
         """The current weights, under a new version number."""
@@ -98,25 +122,31 @@ class Learner(LearnerStage, Protocol):
     async def save_policy(self, directory: Path) -> None:
         """Write the policy as a Hugging Face directory, whole or not at all."""
 
+    def close(self) -> None:
+        """Give back what it holds."""
+
 
 class Runtime(Protocol):
-    """The cluster, as the pipeline sees it: it runs trainers and hands out stages, which it starts once and keeps."""
+    """The cluster, as the pipeline sees it: it runs trainers and hands out stages. Rollouts and judges are started once
+    and kept; what is made for one round is its caller's to close."""
 
     async def fit_sft(self, demonstrations: Sequence[Demonstration]) -> None:
         """Fill models/sft: train on demonstrations, or, where there are none, take the given model as it is."""
 
-    async def fit_reward(
-        self, train: Sequence[LabelledPair], held_out: Sequence[LabelledPair], answers: Sequence[tuple[int, ...]]
-    ) -> None:
-        """Fill models/reward, normalised over `answers`, each the token ids of a prompt and its answer."""
+    async def fit_reward(self, data: RewardData, directory: RunDirectory) -> list[RewardFit]:
+        """Fill a round's models/reward, and tell how each model of it was fitted."""
 
     async def rollouts(self) -> RolloutPool: ...
 
     async def judges(self) -> JudgeStage: ...
 
-    async def rewards(self) -> RewardStage: ...
+    async def reward_models(self, directory: Path, prompts: Sequence[Prompt]) -> RewardModels:
+        """A reward model to score answers to these prompts with."""
 
-    async def learner(self) -> Learner: ...
+    async def rewards(self, directory: Path, prompts: Sequence[Prompt]) -> RewardStage:
+        """All that answers to these prompts are rewarded by; `directory` is the reward model's, where one is used."""
+
+    async def learner(self, models: LearnerModels, checkpoints: Path) -> Learner: ...
 
     async def directory_version(self, directory: Path, number: int) -> WeightVersion:
         """A model directory as a version to load."""

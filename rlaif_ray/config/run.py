@@ -228,6 +228,12 @@ class RewardConfig(FitConfig):
         return any(source.kind == "reward_model" for source in self.sources)
 
     @property
+    def is_mixed(self) -> bool:
+        """Whether there is more to an answer's reward than what the reward model says."""
+        only_the_model = [(source.kind, source.weight) for source in self.sources] == [("reward_model", 1.0)]
+        return self.watch > 0 or not only_the_model
+
+    @property
     def asks_the_judge(self) -> bool:
         """Whether the judge is asked while the policy is trained."""
         return self.watch > 0 or any(source.kind not in ("reward_model", "rule") for source in self.sources)

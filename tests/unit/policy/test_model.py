@@ -33,16 +33,20 @@ def test_a_saved_model_loads_with_its_stop_token(tmp_path: Path) -> None:
     save_model(policy, weights_of(policy), tokenizer, tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert fingerprint_of(read_weights(tmp_path)) == fingerprint_of(weights_of(policy))
-    assert loaded.generation_config.eos_token_id == tokenizer.eos_token_id == stop_token(loaded, tokenizer)
+    assert (
+        loaded.generation_config.eos_token_id
+        == tokenizer.eos_token_id
+        == stop_token(loaded.generation_config, tokenizer)
+    )
     assert not list(tmp_path.glob("*.bin"))
 
 
 def test_of_several_stop_tokens_the_one_that_ends_a_turn_ends_an_answer() -> None:
     policy, tokenizer = policy_and_tokenizer()
     policy.generation_config.eos_token_id = [7, tokenizer.eos_token_id]
-    assert stop_token(policy, tokenizer) == tokenizer.eos_token_id
+    assert stop_token(policy.generation_config, tokenizer) == tokenizer.eos_token_id
     policy.generation_config.eos_token_id = [7, 8]
-    assert stop_token(policy, tokenizer) == 7
+    assert stop_token(policy.generation_config, tokenizer) == 7
 
 
 def test_a_model_without_a_stop_token_is_refused() -> None:
@@ -50,4 +54,4 @@ def test_a_model_without_a_stop_token_is_refused() -> None:
     policy.generation_config.eos_token_id = None
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match="end-of-sequence"):
-        stop_token(policy, tokenizer)
+        stop_token(policy.generation_config, tokenizer)

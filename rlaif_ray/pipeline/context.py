@@ -1,0 +1,168 @@
+"""What the steps of a run share: its config, its cluster, its directory, and the few things that all of them do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rlaif_ray.config import RunConfig, Stopped, UserError
+from rlaif_ray.console import Console
+from rlaif_ray.judge.offline import prices_of
+from rlaif_ray.labelling import over_budget_stop
+from rlaif_ray.metrics import MetricsLog
+from rlaif_ray.prompts import Gold, PromptSplit, encode_prompt, gold_of, read_prompts
+from rlaif_ray.records import Pair, Preference, Prompt, Rollouts, SampleRequest
+from rlaif_ray.rundir import RunDirectory
+from rlaif_ray.samples import Sample, read_samples, samples_of
+from rlaif_ray.stages import Runtime, Shards
+
+T = TypeVar("T")
+
+_POLL_S = 0.5
+_DRAWN_AT_ONCE = 2_048
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round: its number from 1, where it keeps what it makes, and the round before."""
+
+    number: int
+    directory: RunDirectory
+    previous: Round | None
+
+    def named(self, purpose: str) -> str:
+        """A purpose that no other round has. The first round's is the purpose itself."""
+        return purpose if self.number == 1 else f"{purpose}-{self.number}"
+
+    def so_far(self) -> list[Round]:
+        """The rounds up to this one, in order."""
+        return [*(self.previous.so_far() if self.previous else []), self]
+
+
+class RunContext:
+    def __init__(self, config: RunConfig, runtime: Runtime, console: Console) -> None:
+        self.config = config
+        self.runtime = runtime
+        self.console = console
+        self.run = RunDirectory(config.run_dir)
+        self.metrics = MetricsLog(self.run.metrics)
+
+    def directory(self, number: int | None) -> RunDirectory:
+        """Where a round keeps what it makes; the run's own directory for the last round, and for no round."""
+        return (
+            self.run if number in (None, self.config.rounds) else RunDirectory(self.run.path / "rounds" / str(number))
+        )
+
+    def round(self, number: int) -> Round:
+        previous = self.round(number - 1) if number > 1 else None
+        return Round(number, self.directory(number), previous)
+
+    def policy_before(self, round: Round) -> Path:
+        """The policy that a round starts from: SFT's, or the one that the round before made."""
+        return self.run.model("sft") if round.previous is None else round.previous.directory.model("policy")
+
+    @cached_property
+    def gold(self) -> Gold | None:
+        return gold_of(self.config.prompts)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The policy's."""
+        from rlaif_ray.policy.model import load_tokenizer
+
+        return load_tokenizer(self.run.model("sft"), trust_remote_code=self.config.policy.trust_remote_code)
+
+    @cached_property
+    def prompts(self) -> PromptSplit:
+        """The source's prompts that are no longer than the policy takes."""
+        split = read_prompts(self.config.prompts, self.config.seed)
+        limit = self.config.policy.max_prompt_tokens
+
+        def fitting(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+            return tuple(prompt for prompt in prompts if len(encode_prompt(self.tokenizer, prompt)) <= limit)
+
+        kept = PromptSplit(train=fitting(split.train), held_out=fitting(split.held_out))
+        if not kept.train or not kept.held_out:
+            raise UserError(f"policy.max_prompt_tokens={limit}: too few prompts are so short; raise it")
+        dropped = len(split.train) + len(split.held_out) - len(kept.train) - len(kept.held_out)
+        if dropped:
+            self.console.say(f"  {dropped} prompts exceed policy.max_prompt_tokens={limit} and are left out")
+        return kept
+
+    def collected_samples(self, rounds: Sequence[Round]) -> list[Sample]:
+        """The answers that these rounds collected; rounds that collect nothing have none."""
+        files = [round.directory.samples("collect") for round in rounds]
+        return [sample for file in files if file.exists() for sample in read_samples(file)]
+
+    async def draw(
+        self, model: Path, number: int, requests: Sequence[SampleRequest]
+    ) -> tuple[Shards[Rollouts], list[Sample]]:
+        """One answer a request from a model of the run, as shards on the cluster and as rows to keep."""
+        rollouts = await self.runtime.rollouts()
+        await rollouts.load(await self.runtime.directory_version(model, number))
+        shards: list[Any] = []
+        samples: list[Sample] = []
+        for start in range(0, len(requests), _DRAWN_AT_ONCE):
+            chunk = rollouts.generate(requests[start : start + _DRAWN_AT_ONCE])
+            for shard, texts in zip(
+                await self.runtime.fetch(chunk), await self.runtime.fetch(rollouts.decode(chunk)), strict=True
+            ):
+                drawn = requests[len(samples) : len(samples) + len(shard)]
+                samples += samples_of(shard, texts, [request.prompt for request in drawn])
+            shards += chunk
+            self.console.advance(len(samples), len(requests), f"answers of {model.name}")
+        return tuple(shards), samples
+
+    async def label(self, pairs: Sequence[Pair], purpose: str) -> list[Preference]:
+        """What the judges hold of the pairs, with their progress shown. Raises Stopped where a budget left some
+        without a judgement and the config says to stop."""
+        judges = await self.runtime.judges()
+        before = (await judges.progress()).pairs
+
+        async def show() -> None:
+            counts = await judges.progress()
+            spent = f", ${counts.cost_usd:.2f}" if counts.cost_usd else ""
+            note = f"{counts.actors} judge actors, {counts.abstained} abstained, {counts.failed} failed{spent}"
+            self.console.advance(counts.pairs - before, len(pairs), note)
+
+        preferences = await shown(judges.label(pairs, purpose), show)
+        stop = over_budget_stop(preferences, self.config.judge)
+        if stop is not None:
+            raise Stopped(stop)
+        return preferences
+
+    async def spent_usd(self) -> float | None:
+        """What the run and its resumptions paid the judge; None where calls have no price."""
+        if not any(prices_of(self.config.judge)):
+            return None
+        return (await (await self.runtime.judges()).totals()).spent_usd
+
+    async def fitted(self, directory: RunDirectory, stages: Sequence[str], fit: Awaitable[T]) -> T:
+        """Wait for a batch trainer and show how far the metrics in `directory` say it is; stages of an ensemble's
+        members begin with one of `stages`."""
+
+        async def show() -> None:
+            if not directory.metrics.exists():
+                return
+            rows = [row for row in MetricsLog(directory.metrics).read() if row.stage.startswith(tuple(stages))]
+            if rows:
+                newest = max(rows, key=lambda row: row.time)
+                values = ", ".join(f"{name} {value:.3g}" for name, value in newest.values.items())
+                self.console.advance(newest.step, newest.total, values)
+
+        return await shown(fit, show)
+
+
+async def shown(work: Awaitable[T], show: Callable[[], Awaitable[None]]) -> T:
+    """Wait for `work` and show its progress meanwhile."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait([task], timeout=_POLL_S))[0]:
+            await show()
+        return task.result()
+    finally:
+        task.cancel()

@@ -1,0 +1,87 @@
+"""Training: the online loop over one round's iterations."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from rlaif_ray.loop import OnlineStages, train_on_policy
+from rlaif_ray.metrics import ANSWER_LENGTH, KL, PPO, REWARD_MEAN
+from rlaif_ray.pipeline.context import Round, RunContext
+from rlaif_ray.pipeline.steps import Trained
+from rlaif_ray.prompts import sample_requests, take
+from rlaif_ray.records import LearnerModels, SampleRequest
+from rlaif_ray.report.summary import LabelerSummary
+
+
+async def train(context: RunContext, round: Round) -> Trained:
+    config = context.config.ppo
+    prompts = context.prompts.train
+    # Iterations count through the rounds: each has prompts and seeds of its own.
+    before = (round.number - 1) * config.iterations
+    total = context.config.rounds * config.iterations
+    learner, rollouts, reward = await asyncio.gather(
+        context.runtime.learner(_models(context, round), round.directory.checkpoints("ppo")),
+        context.runtime.rollouts(),
+        context.runtime.rewards(round.directory.model("reward"), context.prompts.train),
+    )
+
+    def requests(iteration: int) -> list[SampleRequest]:
+        number = before + iteration
+        batch = take(prompts, number * config.prompts_per_iteration, config.prompts_per_iteration, context.config.seed)
+        return sample_requests(
+            batch,
+            config.answers_per_prompt,
+            seed=context.config.seed,
+            purpose=f"ppo-{number}",
+            temperature=context.config.rollout.temperature,
+        )
+
+    def on_iteration(iteration: int, metrics: Mapping[str, float]) -> None:
+        context.metrics.append(PPO, before + iteration + 1, total, metrics)
+        note = f"reward {metrics[REWARD_MEAN]:.2f}, KL {metrics[KL]:.2f}, {metrics[ANSWER_LENGTH]:.1f} tokens"
+        context.console.advance(iteration + 1, config.iterations, note)
+
+    try:
+        resumed_from = await learner.resume()
+        if resumed_from is not None:
+            context.console.say(f"  going on after iteration {resumed_from + 1}, the last one checkpointed")
+        first = 0 if resumed_from is None else resumed_from + 1
+        if first < config.iterations:
+            await train_on_policy(
+                OnlineStages(rollouts, reward, learner),
+                requests,
+                range(first, config.iterations),
+                checkpoint_every=config.checkpoint_every,
+                on_iteration=on_iteration,
+            )
+        await learner.save_policy(round.directory.model("policy"))
+    finally:
+        # What they hold is free for the next round's reward model.
+        learner.close()
+        reward.close()
+    return Trained(labeler=await _labeler(context), resumed_from=resumed_from)
+
+
+async def _labeler(context: RunContext) -> LabelerSummary:
+    """What the judge did where it gives rewards itself; nothing where it does not."""
+    if not context.config.reward.asks_the_judge:
+        return LabelerSummary()
+    progress = await (await context.runtime.judges()).progress()
+    return LabelerSummary(
+        calls=progress.calls,
+        cost_usd=await context.spent_usd(),
+        cache_hits=progress.cached,
+        abstained=progress.abstained,
+        failed=progress.failed + progress.over_budget,
+    )
+
+
+def _models(context: RunContext, round: Round) -> LearnerModels:
+    sft = context.run.model("sft")
+    start = context.policy_before(round)
+    return LearnerModels(
+        policy=start,
+        reference=start if context.config.policy.reference == "previous" else sft,
+        reward=round.directory.model("reward") if context.config.reward.fits_a_model else None,
+    )
