@@ -217,12 +217,12 @@ def _run_stages(config: RunConfig, only: str | None, *, local: bool) -> None:
     from actors.runtime import RayRuntime  # noqa: TID251
     from actors.session import ray_session  # noqa: TID251
     from rlaif_ray.console import Console
-    from rlaif_ray.pipeline import Pipeline, Stage
+    from rlaif_ray.pipeline import Pipeline, Stage, steps_of
     from rlaif_ray.report.summary import closing_lines
 
     stage: Stage | None = None if only is None else Stage(only)
     with (
-        Console(stages=len(Stage) if stage is None else 1) as console,
+        Console(stages=len(steps_of(config)) if stage is None else 1) as console,
         ray_session(local=local) as dashboard,
     ):
         console.say(f"Run directory: {config.run_dir.resolve()}")
