@@ -51,7 +51,7 @@ def read_preference_file(config: PreferenceFileConfig, *, seed: int, held_out: f
         rows = [verdict(label.prompt, label.preferred, label.other, defaults) for label in labels]
     else:
         read = itertools.islice(open_rows(config.path, "reward.preferences"), config.limit)
-        rows = [preference_in(row, where, defaults) for where, row in with_ids_of_their_own(read)]
+        rows = [preference_in(row, where, defaults) for where, row in _with_distinct_ids(read)]
     if not rows:
         raise UserError(f"reward.preferences: {config.path} holds no preferences; give some or leave it out")
     return [
@@ -72,23 +72,12 @@ def read_own_preferences(source: str, key: str) -> list[PreferenceRow]:
     Raises UserError naming `key`, or the file and the line.
     """
     rows = []
-    for where, row in with_ids_of_their_own(open_rows(source, key)):
+    for where, row in _with_distinct_ids(open_rows(source, key)):
         missing = sorted(_OWN_COLUMNS - row.keys())
         if missing:
             raise UserError(f"{where}: has no {', '.join(missing)}; give {key} a preference file that rlaif wrote")
         rows.append(preference_in(row, where, RowDefaults("ai", 0, 0.0)))
     return rows
-
-
-def with_ids_of_their_own(rows: Iterable[Row]) -> Iterator[Row]:
-    """The rows as they are. Raises UserError where a row gives the id of an earlier one."""
-    given: set[str] = set()
-    for where, row in rows:
-        identity = _given_id(row, where)
-        if identity is not None and identity in given:
-            raise UserError(f"{where}: its id {identity!r} is an earlier row's; give each pair an id of its own")
-        given.add(identity or "")
-        yield where, row
 
 
 def preference_in(row: dict[str, Any], where: str, defaults: RowDefaults) -> PreferenceRow:
@@ -112,6 +101,17 @@ def verdict(prompt: Prompt, chosen: str, rejected: str, defaults: RowDefaults) -
         label_source=defaults.label_source,
         split=split_of(prompt.id, defaults.seed, defaults.held_out),
     )
+
+
+def _with_distinct_ids(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows as they are. Raises UserError where a row gives the id of an earlier one."""
+    given: set[str] = set()
+    for where, row in rows:
+        identity = _given_id(row, where)
+        if identity is not None and identity in given:
+            raise UserError(f"{where}: its id {identity!r} is an earlier row's; give each pair an id of its own")
+        given.add(identity or "")
+        yield where, row
 
 
 def _own(row: dict[str, Any], where: str) -> PreferenceRow:

@@ -10,7 +10,7 @@ from types import NoneType
 from typing import Any
 
 from rlaif_ray.config import PretrainingConfig, UserError
-from rlaif_ray.preferences.dataset import PreferenceRow, Text, answer_in, answer_text
+from rlaif_ray.preferences.dataset import PreferenceRow, answer_in, answer_text
 from rlaif_ray.preferences.files import RowDefaults, preference_in, verdict
 from rlaif_ray.rows import number_in, open_rows, prompt_in, text_in
 
@@ -34,31 +34,27 @@ def read_pretraining_pairs(config: PretrainingConfig) -> list[PreferenceRow]:
     return [made for pair in pairs for made in binarised(pair)] if config.binarised else pairs
 
 
-def binarised(row: PreferenceRow) -> tuple[PreferenceRow, PreferenceRow]:
+def binarised(row: PreferenceRow) -> list[PreferenceRow]:
     """A over B as GOOD: A over BAD: A, and BAD: B over GOOD: B, which asks of each answer alone whether it is good."""
-    return (
+    return [
         dataclasses.replace(
             row,
-            pair_id=f"{row.pair_id}/chosen",
-            chosen=_marked("GOOD", row.chosen, row.prompt),
-            rejected=_marked("BAD", row.chosen, row.prompt),
-        ),
-        dataclasses.replace(
-            row,
-            pair_id=f"{row.pair_id}/rejected",
-            chosen=_marked("BAD", row.rejected, row.prompt),
-            rejected=_marked("GOOD", row.rejected, row.prompt),
-        ),
-    )
+            pair_id=f"{row.pair_id}/{side}",
+            chosen=answer_in(row.prompt, f"{better}: {answer_text(answer)}"),
+            rejected=answer_in(row.prompt, f"{worse}: {answer_text(answer)}"),
+            chosen_sample=None,
+            rejected_sample=None,
+        )
+        for side, answer, better, worse in (
+            ("chosen", row.chosen, "GOOD", "BAD"),
+            ("rejected", row.rejected, "BAD", "GOOD"),
+        )
+    ]
 
 
 def score_of_votes(votes: float, accepted: bool) -> int:
     """log2(1 + votes), rounded, and 1 more for the accepted answer; -1 where votes are negative."""
     return -1 if votes < 0 else round(math.log2(1 + votes)) + accepted
-
-
-def _marked(mark: str, answer: Text, prompt: Text) -> Text:
-    return answer_in(prompt, f"{mark}: {answer_text(answer)}")
 
 
 def _ranked_pairs(row: dict[str, Any], where: str) -> list[PreferenceRow]:
