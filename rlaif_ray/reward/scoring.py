@@ -32,9 +32,9 @@ def right_padded(sequences: Sequence[Tokens], pad_id: int, device: torch.device)
 
 
 def rewards_of(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The reward model's raw logits (N,) in float32."""
-    scores: torch.Tensor = model(**inputs, use_cache=False).logits
-    return scores.squeeze(-1).float()
+    """The reward model's raw logits (N,) in float32, in float64 where the model computes in it."""
+    scores: torch.Tensor = model(**inputs, use_cache=False).logits.squeeze(-1)
+    return scores if scores.dtype == torch.float64 else scores.float()
 
 
 def token_bounded(lengths: Sequence[int], max_batch_tokens: int) -> list[range]:
