@@ -1,9 +1,13 @@
 """The loop on plain objects: the order of what it asks for, and what it passes on unopened."""
 
+import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from rlaif_ray.config import Stopped, UserError
 from rlaif_ray.loop import OnlineStages, train_on_policy
 from rlaif_ray.records import Prompt, SampleRequest, WeightVersion
 
@@ -15,6 +19,7 @@ class Recorder:
     calls: list[str] = field(default_factory=list)
     version: int = 0
     loaded: int | None = None
+    fails: dict[int, Exception] = field(default_factory=dict)  # of the learner's step, by iteration
 
     async def load(self, version: WeightVersion) -> None:
         self.calls.append(f"load {version.number}")
@@ -28,6 +33,8 @@ class Recorder:
         return tuple(f"scores of {shard}" for shard in rollouts)
 
     async def step(self, iteration: int, rollouts: Any, scores: Any) -> dict[str, float]:
+        if iteration in self.fails:
+            raise self.fails[iteration]
         self.calls.append(f"step {iteration} on {rollouts[0]}, {scores[0]}")
         return {"reward_mean": float(iteration)}
 
@@ -67,3 +74,93 @@ async def test_each_iteration_samples_from_the_newest_weights_and_checkpoints_wh
         "checkpoint 5",
     ]
     assert seen == [(3, 3.0), (4, 4.0), (5, 5.0)]
+
+
+async def train(
+    stages: Recorder, iterations: range, watch: Any = None, *, checkpoint_every: int = 10
+) -> list[tuple[int, dict[str, float]]]:
+    """Runs the loop; returns what was watched, in the order that it was told of."""
+    watched: list[tuple[int, dict[str, float]]] = []
+    await train_on_policy(
+        OnlineStages(stages, stages, stages, watch),
+        lambda iteration: [request(f"s{iteration}")],
+        iterations,
+        checkpoint_every=checkpoint_every,
+        on_iteration=lambda iteration, metrics: stages.calls.append(f"logged {iteration}"),
+        on_watched=lambda iteration, metrics: watched.append((iteration, dict(metrics))),
+    )
+    return watched
+
+
+@pytest.mark.parametrize("error", [Stopped("the budget is spent"), UserError("the key is refused")])
+async def test_a_run_that_is_stopped_keeps_its_last_whole_iteration(error: Exception) -> None:
+    stages = Recorder(fails={5: error})
+    with pytest.raises(type(error), match=str(error)):
+        await train(stages, range(3, 20))
+    assert stages.calls[-2:] == ["generate ['s5']", "checkpoint 4"]
+
+
+async def test_what_is_checkpointed_already_is_not_written_again() -> None:
+    stages = Recorder(fails={4: Stopped("the budget is spent")})
+    with pytest.raises(Stopped):
+        await train(stages, range(2, 20), checkpoint_every=2)
+    assert [call for call in stages.calls if call.startswith("checkpoint")] == ["checkpoint 3"]
+
+
+async def test_a_run_that_is_stopped_at_once_has_nothing_to_keep() -> None:
+    stages = Recorder(fails={3: Stopped("the budget is spent")})
+    with pytest.raises(Stopped):
+        await train(stages, range(3, 20))
+    assert not [call for call in stages.calls if call.startswith("checkpoint")]
+
+
+async def test_a_defect_keeps_nothing_that_it_may_have_spoilt() -> None:
+    stages = Recorder(fails={5: RuntimeError("a defect")})
+    with pytest.raises(RuntimeError, match="a defect"):
+        await train(stages, range(3, 20))
+    assert not [call for call in stages.calls if call.startswith("checkpoint")]
+
+
+@dataclass
+class SlowWatch:
+    """Ends when it is told to; then says how many batches it has begun to watch."""
+
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    error: Exception | None = None
+    begun: list[tuple[Any, Any]] = field(default_factory=list)
+
+    async def watch(self, rollouts: Any, scores: Any) -> dict[str, float]:
+        self.begun.append((rollouts[0], scores[0]))
+        number = len(self.begun)
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        return {"watched": float(number)}
+
+
+async def test_the_watch_runs_beside_training_and_is_told_of_in_the_end() -> None:
+    """Its gate opens once all steps are taken: training did not wait for it."""
+    watch = SlowWatch()
+
+    class Opening(Recorder):
+        async def checkpoint(self, iteration: int) -> None:
+            watch.gate.set()
+
+    watched = await train(Opening(), range(3), watch)
+    assert watched == [(0, {"watched": 1.0}), (1, {"watched": 2.0}), (2, {"watched": 3.0})]
+    assert watch.begun[1] == ("rollouts of version 2", "scores of rollouts of version 2")
+
+
+async def test_a_watch_that_the_judge_stops_ends_the_run_with_all_saved() -> None:
+    watch = SlowWatch(error=Stopped("the budget is spent"))
+    watch.gate.set()
+
+    class Yielding(Recorder):
+        async def step(self, iteration: int, rollouts: Any, scores: Any) -> dict[str, float]:
+            await asyncio.sleep(0)
+            return await super().step(iteration, rollouts, scores)
+
+    stages = Yielding()
+    with pytest.raises(Stopped, match="the budget is spent"):
+        await train(stages, range(5), watch)
+    assert stages.calls[-2:] == ["logged 0", "checkpoint 0"]
