@@ -114,7 +114,8 @@ def _panels(
     panels, shown = [], []
     for title, families in wanted:
         present = [name for family in families for name in log.names if family in (name, _family(name))]
-        if present:
+        # A reward of one part is that part.
+        if len(present) > (metrics.REWARD_PART_MEAN in families):
             panels.append(_curve(log, title, present, marks))
             shown += present
     return panels, shown

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -113,6 +114,15 @@ def test_it_does_not_matter_which_answer_is_called_a(pairs: list[tuple[float, fl
         assert (one.outcome is None) == (other.outcome is None)
         if one.outcome is not None and other.outcome is not None:
             assert one.outcome.value == pytest.approx(other.outcome.value, abs=1e-9)
+
+
+@given(PAIRS)
+def test_the_loss_is_torchs_cross_entropy(pairs: list[tuple[float, float, bool]]) -> None:
+    margins, outcomes, _ = arrays(pairs)
+    found = calibration(margins, outcomes, all_valid(len(pairs)))
+    assert found is not None
+    theirs = torch.nn.functional.binary_cross_entropy_with_logits(torch.tensor(margins), torch.tensor(outcomes))
+    assert found.loss == pytest.approx(float(theirs), rel=1e-9, abs=1e-12)
 
 
 @given(PAIRS, st.randoms(use_true_random=False))

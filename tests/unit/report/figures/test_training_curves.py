@@ -28,6 +28,12 @@ def test_parts_of_the_reward_share_a_panel_whatever_they_are_called() -> None:
     ]  # fmt: skip
 
 
+def test_the_only_part_of_a_reward_is_folded_away() -> None:
+    stage = only(stage_curves([row(metrics.PPO, 1, 1.0, reward_mean=0.5, reward__reward_model=0.5)], "ppo", []))
+    assert [figure.title for figure in stage.main] == ["Reward"]
+    assert [figure.id for figure in stage.more] == ["ppo-reward/reward_model"]
+
+
 def test_the_members_of_an_ensemble_are_lines_of_one_panel() -> None:
     rows = [
         row("reward", 1, 1.0, loss=0.7),
