@@ -25,13 +25,9 @@ from rlaif_ray.judge.ledger import Ledger, Receipt, Refusal
 from rlaif_ray.judge.offline import estimate, missing_calls, prices_of
 from rlaif_ray.judge.panel import judges_of
 from rlaif_ray.judge.retry import Failure
-from rlaif_ray.preferences.dataset import (
-    OnInconsistent,
-    PreferenceRow,
-    preference_rows,
-    write_judgements,
-    write_preferences,
-)
+from rlaif_ray.preferences.dataset import PreferenceRow, write_preferences
+from rlaif_ray.preferences.judgements import write_judgements
+from rlaif_ray.preferences.labels import OnInconsistent, preference_rows
 from rlaif_ray.records import AnswerScore, Outcome, Pair, Preference, RubricScore
 from rlaif_ray.rundir import RunDirectory, write_atomically
 from rlaif_ray.samples import write_table

@@ -28,7 +28,9 @@ from rlaif_ray.evaluation.held_out import HeldOutPair, write_held_out
 from rlaif_ray.judge.aggregate import combine, opinion_of_orders
 from rlaif_ray.judge.reading import Rung
 from rlaif_ray.metrics import MetricsLog
-from rlaif_ray.preferences.dataset import preference_rows, write_judgements, write_preferences
+from rlaif_ray.preferences.dataset import write_preferences
+from rlaif_ray.preferences.judgements import write_judgements
+from rlaif_ray.preferences.labels import preference_rows
 from rlaif_ray.records import Judgement, Order, Outcome, Pair, Prompt
 from rlaif_ray.report.summary import (
     LabelerSummary,

@@ -11,14 +11,10 @@ from rlaif_ray.config import UserError
 from rlaif_ray.evaluation.run import labeler_summary
 from rlaif_ray.pipeline.context import Round, RunContext
 from rlaif_ray.pipeline.steps import Collected
-from rlaif_ray.preferences.dataset import (
-    PreferenceRow,
-    preference_rows,
-    read_preferences,
-    write_judgements,
-    write_preferences,
-)
+from rlaif_ray.preferences.dataset import PreferenceRow, read_preferences, split_by_prompt, write_preferences
 from rlaif_ray.preferences.files import read_preference_file
+from rlaif_ray.preferences.judgements import write_judgements
+from rlaif_ray.preferences.labels import preference_rows
 from rlaif_ray.preferences.pairing import Answer, AnsweredPrompt, MemberScores, PairDraw, draw_pairs
 from rlaif_ray.prompts import sample_requests, take
 from rlaif_ray.records import Preference, Prompt
@@ -29,7 +25,7 @@ from rlaif_ray.samples import Sample, rollouts_of, write_samples
 async def collect(context: RunContext, round: Round) -> Collected:
     earlier = _earlier_rows(context, round)
     if round.number < context.config.collect.from_round:
-        write_preferences(round.directory.preferences, earlier)
+        write_preferences(round.directory.preferences, split_by_prompt(earlier))
         return Collected(labeler=LabelerSummary(), preferences=len(earlier), not_sent=0)
     prompts, samples = await _answers(context, round)
     draw = await _pairs(context, round, prompts, samples)
@@ -39,7 +35,7 @@ async def collect(context: RunContext, round: Round) -> Collected:
             "raise collect.temperature or collect.answers_per_prompt"
         )
     preferences = await context.label(draw.pairs, round.named("collect"))
-    rows = [*earlier, *_rows(context, round, preferences)]
+    rows = split_by_prompt([*earlier, *_rows(context, round, preferences)])
     write_judgements(round.directory.judgements, (one for each in preferences for one in each.judgements))
     write_preferences(round.directory.preferences, rows)
     return Collected(

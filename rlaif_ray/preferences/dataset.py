@@ -1,4 +1,4 @@
-"""Preferences at rest: one parquet row a pair, as TRL's trainers read it, and every raw judgement in a file beside it.
+"""Preferences at rest: one parquet row a labelled pair, as TRL's trainers read it.
 
 The columns `prompt`, `chosen` and `rejected` are plain texts, or lists of messages where prompts are conversations.
 """
@@ -7,36 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rlaif_ray.judge.aggregate import disagreement
-from rlaif_ray.records import Judgement, Message, Order, Outcome, Preference, Role
-from rlaif_ray.rundir import file_written_atomically
+from rlaif_ray.records import Message, Role
 from rlaif_ray.samples import write_table
 
 LabelSource = Literal["ai", "human"]
-OnInconsistent = Literal["keep_soft", "drop", "tie", "downweight"]
 Split = Literal["train", "test"]
 Text = str | tuple[Message, ...]
 
-_JUDGEMENTS_AT_A_TIME = 4_096
-
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-
-_JUDGEMENT_TYPES = {
-    "str": pa.string(),
-    "float": pa.float64(),
-    "int": pa.int64(),
-    "bool": pa.bool_(),
-    "tuple[str, ...]": pa.list_(pa.string()),
-}
 
 # What members of an ensemble hold, beside what they add up to.
 _MEMBERS = pa.list_(
@@ -82,14 +68,6 @@ _COLUMNS = pa.schema(
         ("round", pa.int64()),
     ]
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """What a preference says to a trainer: `p` that response_a is better, and what the pair counts for."""
-
-    p: float
-    weight: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,42 +117,6 @@ class PreferenceRow:
     rationale: str | None = None
     chosen_sample: str | None = None
     rejected_sample: str | None = None
-
-
-def preference_rows(
-    preferences: Sequence[Preference],
-    *,
-    seed: int,
-    held_out: float,
-    on_inconsistent: OnInconsistent = "keep_soft",
-    tie_margin: float = 0.0,
-    round: int = 1,
-) -> list[PreferenceRow]:
-    """Rows of the judged pairs that `label_of` gives a label, ties among them; the others stay in the judgements alone.
-
-    `held_out` is the share of the prompts whose pairs go to the split `test`.
-    """
-    labels = [(preference, label_of(preference, on_inconsistent, tie_margin)) for preference in preferences]
-    return [
-        _row(preference, label, split_of(preference.pair.prompt.id, seed, held_out), round)
-        for preference, label in labels
-        if label is not None
-    ]
-
-
-def label_of(preference: Preference, on_inconsistent: OnInconsistent, tie_margin: float) -> Label | None:
-    """What to train on; None for a pair without a number, and for an inconsistent one that is to be dropped."""
-    if preference.p is None:
-        return None
-    p, weight = preference.p, 1.0
-    if preference.consistent is False:
-        if on_inconsistent == "drop":
-            return None
-        if on_inconsistent == "tie":
-            p = 0.5
-        elif on_inconsistent == "downweight":
-            weight = abs(2.0 * p - 1.0)
-    return Label(0.5 if abs(p - 0.5) < tie_margin else p, weight)
 
 
 def split_of(prompt_id: str, seed: int, held_out: float) -> Split:
@@ -254,80 +196,6 @@ def read_preferences(path: Path) -> list[PreferenceRow]:
     return [PreferenceRow(**row) for row in rows]
 
 
-def write_judgements(path: Path, judgements: Iterable[Judgement]) -> None:
-    """Write every field of every judgement, atomically, some at a time, as their prompts and replies are long."""
-    schema = pa.schema([(field.name, _judgement_type(str(field.type))) for field in dataclasses.fields(Judgement)])
-    remaining = iter(judgements)
-    with (
-        file_written_atomically(path) as unfinished,
-        pq.ParquetWriter(unfinished, schema, compression="zstd") as writer,
-    ):
-        while batch := list(itertools.islice(remaining, _JUDGEMENTS_AT_A_TIME)):
-            columns = {name: [getattr(judgement, name) for judgement in batch] for name in schema.names}
-            writer.write_table(pa.table(columns, schema=schema))
-
-
-def read_judgements(path: Path) -> list[Judgement]:
-    """The judgements of a file that `write_judgements` wrote."""
-    return [
-        Judgement(
-            **{
-                **row,
-                "order": Order(row["order"]),
-                "outcome": Outcome(row["outcome"]),
-                "ledger_keys": tuple(row["ledger_keys"]),
-            }
-        )
-        for row in pq.read_table(path).to_pylist()
-    ]
-
-
-def _row(preference: Preference, label: Label, split: Split, round: int) -> PreferenceRow:
-    pair, judgements = preference.pair, preference.judgements
-    # The first member's: later ones do not displace it.
-    by_order = {judgement.order: judgement for judgement in reversed(judgements)}
-    ab, ba = by_order.get(Order.AB), by_order.get(Order.BA)
-    prompt = pair.prompt.content
-    return with_chosen_first(
-        PreferenceRow(
-            pair_id=pair.id,
-            prompt_id=pair.prompt.id,
-            prompt=prompt,
-            chosen=answer_in(prompt, pair.response_a),
-            rejected=answer_in(prompt, pair.response_b),
-            p=label.p,
-            weight=label.weight,
-            label_source="ai",
-            split=split,
-            round=round,
-            judge=judgements[0].judge if judgements else "",
-            template_hash=judgements[0].template_hash if judgements else "",
-            chosen_first_logprob_chosen=ab.logprob_first if ab else None,
-            chosen_first_logprob_rejected=ab.logprob_second if ab else None,
-            chosen_second_logprob_chosen=ba.logprob_second if ba else None,
-            chosen_second_logprob_rejected=ba.logprob_first if ba else None,
-            consistent=preference.consistent,
-            disagreement=disagreement(preference),
-            members=tuple(
-                Member(
-                    opinion.judge,
-                    opinion.template,
-                    opinion.principle,
-                    opinion.weight,
-                    opinion.p,
-                    opinion.consistent,
-                    opinion.contradiction,
-                    opinion in preference.set_aside,
-                )
-                for opinion in (*preference.opinions, *preference.set_aside)
-            ),
-            rationale=next((judgement.rationale for judgement in judgements if judgement.rationale), None),
-            chosen_sample=pair.sample_a,
-            rejected_sample=pair.sample_b,
-        )
-    )
-
-
 def _said(prompt: Text) -> Text:
     return (Message("user", prompt),) if isinstance(prompt, str) else prompt
 
@@ -335,8 +203,3 @@ def _said(prompt: Text) -> Text:
 def _messages(text: Text, role: Role) -> list[dict[str, str]]:
     turns = (Message(role, text),) if isinstance(text, str) else text
     return [{"role": turn.role, "content": turn.content} for turn in turns]
-
-
-def _judgement_type(annotation: str) -> Any:
-    """The column type of a field; an enum is written as its text, an optional field as nullable."""
-    return _JUDGEMENT_TYPES.get(annotation.removesuffix(" | None"), pa.string())

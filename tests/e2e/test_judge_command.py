@@ -24,7 +24,8 @@ from loopback_judge import LoopbackJudge, serving
 from trl_training import STEPS, TRAINERS, load, steps_taken, without_ties
 
 from rlaif_ray.judge.ledger import Ledger
-from rlaif_ray.preferences.dataset import PreferenceRow, read_judgements, read_preferences
+from rlaif_ray.preferences.dataset import PreferenceRow, read_preferences
+from rlaif_ray.preferences.judgements import read_judgements
 
 KEY = "sk-judge-command-7d41"
 PATIENCE_S = 240

@@ -10,9 +10,11 @@ from judge_records import judgement
 from trl_training import STEPS, TRAINERS, load, steps_taken, without_ties
 
 from rlaif_ray.judge.aggregate import combine, opinion_of_orders
-from rlaif_ray.preferences.dataset import preference_rows, write_judgements, write_preferences
+from rlaif_ray.preferences.dataset import write_preferences
 from rlaif_ray.preferences.export import export_preferences
 from rlaif_ray.preferences.files import read_own_preferences
+from rlaif_ray.preferences.judgements import write_judgements
+from rlaif_ray.preferences.labels import preference_rows
 from rlaif_ray.records import Message, Order, Pair, Preference, Prompt
 
 

@@ -17,7 +17,8 @@ from rlaif_ray.console import Console
 from rlaif_ray.judge.ledger import Ledger, LedgerTotals
 from rlaif_ray.judge.progress import JudgeProgress
 from rlaif_ray.labelling import Labelling, Use
-from rlaif_ray.preferences.dataset import read_judgements, read_preferences
+from rlaif_ray.preferences.dataset import read_preferences
+from rlaif_ray.preferences.judgements import read_judgements
 from rlaif_ray.records import Outcome, Pair, Preference
 
 # Probabilities of the answer shown first, in each order, or why there are none.

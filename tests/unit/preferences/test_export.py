@@ -6,32 +6,18 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from preference_records import row
 from typer.testing import CliRunner
 
 from rlaif_ray.cli import app
 from rlaif_ray.config import PreferenceFileConfig, UserError
-from rlaif_ray.preferences.dataset import Member, PreferenceRow, Text, answer_in, write_preferences
+from rlaif_ray.preferences.dataset import Member, Text, answer_in, write_preferences
 from rlaif_ray.preferences.export import export_preferences, write_export
 from rlaif_ray.preferences.files import read_own_preferences, read_preference_file
 from rlaif_ray.records import Message
 
 TALK = (Message("user", "Hello."), Message("assistant", "Hi."), Message("user", "So?"))
 TRL = ["prompt", "chosen", "rejected", "p", "weight", "label_source", "judge", "split", "pair_id"]
-
-
-def row(number: int, prompt: Text = "Say.", **changes: Any) -> PreferenceRow:
-    fields: dict[str, Any] = {
-        "pair_id": f"pair-{number}",
-        "prompt_id": "prompt",
-        "prompt": prompt,
-        "chosen": answer_in(prompt, "x"),
-        "rejected": answer_in(prompt, "y"),
-        "p": 0.75,
-        "weight": 1.0,
-        "label_source": "ai",
-        "split": "train",
-    }
-    return PreferenceRow(**{**fields, **changes})
 
 
 def told(file: Path) -> list[dict[str, Any]]:
@@ -87,7 +73,13 @@ def test_a_full_export_is_read_back_as_it_was(
 ) -> None:
     prompt = TALK if conversational else "Say."
     rows = [
-        row(number, prompt, chosen=answer_in(prompt, chosen), rejected=answer_in(prompt, rejected), **more)
+        row(
+            pair_id=str(number),
+            prompt=prompt,
+            chosen=answer_in(prompt, chosen),
+            rejected=answer_in(prompt, rejected),
+            **more,
+        )
         for number, ((chosen, rejected), more) in enumerate(drawn)
     ]
     file = tmp_path_factory.mktemp("export") / f"full.{kind}"
@@ -97,7 +89,10 @@ def test_a_full_export_is_read_back_as_it_was(
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_trls_form_has_its_columns_and_no_ties(tmp_path: Path, kind: str) -> None:
-    write_preferences(tmp_path / "p.parquet", [row(0), row(1, p=0.5), row(2, p=0.5000001)])
+    write_preferences(
+        tmp_path / "p.parquet",
+        [row(pair_id="pair-0"), row(pair_id="pair-1", p=0.5), row(pair_id="pair-2", p=0.5000001)],
+    )
     out = tmp_path / "deep" / f"trl.{kind}"
     said = export_preferences(str(tmp_path / "p.parquet"), out, "trl", conversational=False)
     assert [each["pair_id"] for each in told(out)] == ["pair-0", "pair-2"]
@@ -108,7 +103,7 @@ def test_trls_form_has_its_columns_and_no_ties(tmp_path: Path, kind: str) -> Non
 
 @pytest.mark.parametrize("form", ["trl", "full"])
 def test_texts_as_messages(tmp_path: Path, form: Literal["trl", "full"]) -> None:
-    write_export(tmp_path / "c.jsonl", [row(0)], form, conversational=True)
+    write_export(tmp_path / "c.jsonl", [row(pair_id="pair-0")], form, conversational=True)
     (line,) = told(tmp_path / "c.jsonl")
     assert line["prompt"] == [{"role": "user", "content": "Say."}]
     assert line["chosen"] == [{"role": "assistant", "content": "x"}]
@@ -119,7 +114,10 @@ def test_texts_as_messages(tmp_path: Path, form: Literal["trl", "full"]) -> None
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_trls_form_comes_in_again_by_the_door_of_all_files(tmp_path: Path, prompt: Text, kind: str) -> None:
     """Its label, source, weight, split and id; what it does not hold is lost."""
-    rows = [row(0, prompt, weight=0.5, split="test", judge="j"), row(1, prompt, p=1.0, label_source="human")]
+    rows = [
+        row(pair_id="pair-0", prompt=prompt, weight=0.5, split="test", judge="j"),
+        row(pair_id="pair-1", prompt=prompt, p=1.0, label_source="human"),
+    ]
     write_export(tmp_path / f"trl.{kind}", rows, "trl")
     config = PreferenceFileConfig(path=str(tmp_path / f"trl.{kind}"))
     again = read_preference_file(config, seed=0, held_out=0.0)
@@ -130,7 +128,7 @@ def test_trls_form_comes_in_again_by_the_door_of_all_files(tmp_path: Path, promp
 
 def test_the_command_exports_and_refuses_in_one_line(tmp_path: Path) -> None:
     source, out = tmp_path / "p.parquet", tmp_path / "out.jsonl"
-    write_preferences(source, [row(0), row(1, p=0.5)])
+    write_preferences(source, [row(pair_id="pair-0"), row(pair_id="pair-1", p=0.5)])
     done = CliRunner().invoke(app, ["export", str(source), "--out", str(out), "--form", "full", "--conversational"])
     assert done.exit_code == 0, done.output
     assert done.output.split() == f"2 preferences in {out}; 0 ties left out".split()

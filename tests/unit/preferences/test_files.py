@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from preference_records import row
 
 from rlaif_ray.config import PreferenceFileConfig, UserError
 from rlaif_ray.preferences.dataset import Member, PreferenceRow, split_of, write_preferences
@@ -32,12 +33,9 @@ def read(directory: Path, *rows: Any, held_out: float = 0.0, **config: Any) -> l
 
 
 def own(**changes: Any) -> PreferenceRow:
-    fields: dict[str, Any] = {
+    """A row as a run's second round writes it."""
+    said = {
         "pair_id": "a~b",
-        "prompt_id": "prompt",
-        "prompt": "Say.",
-        "chosen": "x",
-        "rejected": "y",
         "p": 0.875,
         "weight": 0.5,
         "label_source": "ai",
@@ -51,21 +49,21 @@ def own(**changes: Any) -> PreferenceRow:
         "chosen_sample": "a",
         "rejected_sample": "b",
     }
-    return PreferenceRow(**{**fields, **changes})
+    return row(**{**said, **changes})
 
 
 def test_a_plain_row_is_a_verdict_known_by_its_content(tmp_path: Path) -> None:
-    (row,) = read(tmp_path, {"prompt": "Say.", "chosen": "x", "rejected": "y"})
-    assert (row.prompt, row.chosen, row.rejected, row.p, row.weight) == ("Say.", "x", "y", 1.0, 1.0)
-    assert (row.label_source, row.round, row.judge, row.chosen_sample) == ("human", 1, "", None)
+    (one,) = read(tmp_path, {"prompt": "Say.", "chosen": "x", "rejected": "y"})
+    assert (one.prompt, one.chosen, one.rejected, one.p, one.weight) == ("Say.", "x", "y", 1.0, 1.0)
+    assert (one.label_source, one.round, one.judge, one.chosen_sample) == ("human", 1, "", None)
     again, other = read(
         tmp_path,
         {"chosen": "x", "prompt": "Say.", "rejected": "y", "more": 1},
         {"prompt": "Say.", "chosen": "x", "rejected": "z"},
     )
-    assert (again.pair_id, again.prompt_id) == (row.pair_id, row.prompt_id)
-    assert other.pair_id != row.pair_id
-    assert other.prompt_id == row.prompt_id
+    assert (again.pair_id, again.prompt_id) == (one.pair_id, one.prompt_id)
+    assert other.pair_id != one.pair_id
+    assert other.prompt_id == one.prompt_id
 
 
 @pytest.mark.parametrize(
@@ -74,14 +72,14 @@ def test_a_plain_row_is_a_verdict_known_by_its_content(tmp_path: Path) -> None:
     ids=["messages", "texts"],
 )
 def test_a_conversation_has_its_answers_as_messages(tmp_path: Path, answers: dict[str, Any]) -> None:
-    (row,) = read(tmp_path, {"prompt": TALK, **answers})
-    assert row.prompt == (Message("user", "Hello."), Message("assistant", "Hi."), Message("user", "So?"))
-    assert (row.chosen, row.rejected) == ((Message("assistant", "x"),), (Message("assistant", "y"),))
+    (one,) = read(tmp_path, {"prompt": TALK, **answers})
+    assert one.prompt == (Message("user", "Hello."), Message("assistant", "Hi."), Message("user", "So?"))
+    assert (one.chosen, one.rejected) == ((Message("assistant", "x"),), (Message("assistant", "y"),))
 
 
 def test_answers_to_a_text_are_texts(tmp_path: Path) -> None:
-    (row,) = read(tmp_path, {"prompt": "Say.", "chosen": says("x"), "rejected": says("y")})
-    assert (row.prompt, row.chosen, row.rejected) == ("Say.", "x", "y")
+    (one,) = read(tmp_path, {"prompt": "Say.", "chosen": says("x"), "rejected": says("y")})
+    assert (one.prompt, one.chosen, one.rejected) == ("Say.", "x", "y")
 
 
 def test_whole_conversations_share_their_prompt(tmp_path: Path) -> None:
@@ -109,8 +107,8 @@ def test_whole_conversations_share_their_prompt(tmp_path: Path) -> None:
 def test_whole_texts_part_at_the_word_in_which_they_differ(
     tmp_path: Path, chosen: str, rejected: str, prompt: str, answers: tuple[str, str]
 ) -> None:
-    (row,) = read(tmp_path, {"chosen": chosen, "rejected": rejected})
-    assert (row.prompt, (row.chosen, row.rejected)) == (prompt, answers)
+    (one,) = read(tmp_path, {"chosen": chosen, "rejected": rejected})
+    assert (one.prompt, (one.chosen, one.rejected)) == (prompt, answers)
 
 
 def test_what_a_row_says_goes_before_what_the_config_says(tmp_path: Path) -> None:
@@ -128,8 +126,8 @@ def test_what_a_row_says_goes_before_what_the_config_says(tmp_path: Path) -> Non
 
 
 def test_the_likelier_answer_is_the_chosen_one(tmp_path: Path) -> None:
-    (row,) = read(tmp_path, {"prompt": "Say.", "chosen": "x", "rejected": "y", "p": 0.25})
-    assert (row.chosen, row.rejected, row.p) == ("y", "x", 0.75)
+    (one,) = read(tmp_path, {"prompt": "Say.", "chosen": "x", "rejected": "y", "p": 0.25})
+    assert (one.chosen, one.rejected, one.p) == ("y", "x", 0.75)
 
 
 def test_the_split_is_by_prompt_unless_the_file_has_one(tmp_path: Path) -> None:
@@ -225,8 +223,8 @@ def test_a_bad_row_is_named_with_its_line(tmp_path: Path, row: dict[str, Any], m
 
 
 def test_equal_answers_may_tie(tmp_path: Path) -> None:
-    (row,) = read(tmp_path, {"prompt": "Say.", "chosen": "x", "rejected": "x", "p": 0.5})
-    assert row.p == 0.5
+    (one,) = read(tmp_path, {"prompt": "Say.", "chosen": "x", "rejected": "x", "p": 0.5})
+    assert one.p == 0.5
 
 
 def test_a_given_id_belongs_to_one_row_and_the_same_label_may_come_twice(tmp_path: Path) -> None:
@@ -265,9 +263,9 @@ def test_a_corrected_row_of_ours_changes_sides(tmp_path: Path) -> None:
     """A person set p from .875 to .25."""
     write_preferences(tmp_path / "p.parquet", [own()])
     (cells,) = pq.read_table(tmp_path / "p.parquet").to_pylist()
-    (row,) = read(tmp_path, {**cells, "p": 0.25, "label_source": "human"})
-    assert (row.chosen, row.rejected, row.p, row.label_source) == ("y", "x", 0.75, "human")
-    assert row.chosen_second_logprob_rejected == -0.25
+    (one,) = read(tmp_path, {**cells, "p": 0.25, "label_source": "human"})
+    assert (one.chosen, one.rejected, one.p, one.label_source) == ("y", "x", 0.75, "human")
+    assert one.chosen_second_logprob_rejected == -0.25
 
 
 def test_only_our_files_are_taken_as_ours(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+from preference_records import row
 from small_models import WORDS
 
 from rlaif_ray.config import UserError
@@ -22,19 +23,17 @@ def tokenizer() -> Any:
     return scratch_tokenizer([WORDS])
 
 
-def row(pair_id: str = "pair", **changes: Any) -> PreferenceRow:
-    fields: dict[str, Any] = {
-        "pair_id": pair_id,
-        "prompt_id": "prompt",
-        "prompt": "one two",
-        "chosen": "three",
-        "rejected": "four five",
-        "p": 0.75,
-        "weight": 0.5,
-        "label_source": "human",
-        "split": "train",
-    }
-    return PreferenceRow(**{**fields, **changes})
+def told(pair_id: str = "pair", **changes: Any) -> PreferenceRow:
+    return row(
+        **{
+            "pair_id": pair_id,
+            "prompt": "one two",
+            "chosen": "three",
+            "rejected": "four five",
+            "weight": 0.5,
+            **changes,
+        }
+    )
 
 
 def encoded(tokenizer: Any, *rows: PreferenceRow, **changes: Any) -> list[LabelledPair]:
@@ -48,7 +47,7 @@ def words(tokenizer: Any, text: str) -> tuple[int, ...]:
 
 def test_sampled_answers_keep_the_ids_that_were_drawn(tokenizer: Any) -> None:
     """The ids 7, 7, 3 are not those of the text `three`, and are kept all the same."""
-    drawn = row(chosen_sample="a", rejected_sample="b")
+    drawn = told(chosen_sample="a", rejected_sample="b")
     assert encoded(tokenizer, drawn) == [LabelledPair("pair", "prompt", (1, 2), (7, 7, 3), (8, 3), 0.75, 0.5)]
 
 
@@ -60,8 +59,8 @@ def test_sampled_answers_keep_the_ids_that_were_drawn(tokenizer: Any) -> None:
 def test_all_else_is_encoded_from_text(
     tokenizer: Any, samples: tuple[str | None, str | None], own_vocabulary: bool
 ) -> None:
-    told = row(chosen_sample=samples[0], rejected_sample=samples[1])
-    (pair,) = encoded(tokenizer, told, own_vocabulary=own_vocabulary)
+    one = told(chosen_sample=samples[0], rejected_sample=samples[1])
+    (pair,) = encoded(tokenizer, one, own_vocabulary=own_vocabulary)
     assert pair.prompt == tuple(tokenizer("one two")["input_ids"])
     assert (pair.answer_a, pair.answer_b) == (
         (*words(tokenizer, "three"), STOP),
@@ -79,9 +78,9 @@ def test_conversations_go_through_the_chat_template() -> None:
     }
     tokenizer = scratch_tokenizer([WORDS])
     with pytest.raises(UserError, match="no chat template"):
-        encoded(tokenizer, row(**talk))
+        encoded(tokenizer, told(**talk))
     tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}ten"
-    (pair,) = encoded(tokenizer, row(**talk))
+    (pair,) = encoded(tokenizer, told(**talk))
     assert [number for number in pair.prompt if number in words(tokenizer, WORDS)] == [
         *words(tokenizer, "one two three ten")
     ]
@@ -89,17 +88,17 @@ def test_conversations_go_through_the_chat_template() -> None:
 
 
 def test_hard_labels_are_verdicts_and_ties_are_none(tokenizer: Any) -> None:
-    told = [row("sure"), row("tie", p=0.5)]
-    assert [(pair.id, pair.p) for pair in encoded(tokenizer, *told)] == [("sure", 0.75), ("tie", 0.5)]
-    assert [(pair.id, pair.p) for pair in encoded(tokenizer, *told, labels="hard")] == [("sure", 1.0)]
+    both = [told("sure"), told("tie", p=0.5)]
+    assert [(pair.id, pair.p) for pair in encoded(tokenizer, *both)] == [("sure", 0.75), ("tie", 0.5)]
+    assert [(pair.id, pair.p) for pair in encoded(tokenizer, *both, labels="hard")] == [("sure", 1.0)]
 
 
 def test_pairs_are_sorted_by_id(tokenizer: Any) -> None:
-    assert [pair.id for pair in encoded(tokenizer, row("c"), row("a"), row("b"))] == ["a", "b", "c"]
+    assert [pair.id for pair in encoded(tokenizer, told("c"), told("a"), told("b"))] == ["a", "b", "c"]
 
 
 def test_a_pair_is_as_long_as_its_prompt_and_longer_answer(tokenizer: Any) -> None:
     """The second answer is the longer one: two words and a stop token."""
     longest = len(tokenizer("one two")["input_ids"]) + 3
-    assert len(encoded(tokenizer, row(), max_tokens=longest)) == 1
-    assert encoded(tokenizer, row(), max_tokens=longest - 1) == []
+    assert len(encoded(tokenizer, told(), max_tokens=longest)) == 1
+    assert encoded(tokenizer, told(), max_tokens=longest - 1) == []

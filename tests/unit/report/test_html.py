@@ -12,7 +12,7 @@ from synthetic_run import HOSTILE_ANSWER, write_synthetic_run
 
 from rlaif_ray.config import UserError
 from rlaif_ray.judge.control import flip_coin
-from rlaif_ray.preferences.dataset import write_judgements
+from rlaif_ray.preferences.judgements import write_judgements
 from rlaif_ray.records import Judgement, Order, Outcome
 from rlaif_ray.report.html import write_report
 from rlaif_ray.report.summary import Summary, read_summary, write_summary

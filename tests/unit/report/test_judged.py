@@ -7,7 +7,7 @@ import pytest
 from judge_records import judgement, pair
 
 from rlaif_ray.config import UserError
-from rlaif_ray.preferences.dataset import write_judgements
+from rlaif_ray.preferences.judgements import write_judgements
 from rlaif_ray.records import Judgement, Order, Outcome
 from rlaif_ray.report.judged import Judged, Kind, Reason, read_judged
 
