@@ -85,11 +85,11 @@ class RewardPool:
     def __init__(self, directory: Path, config: RunConfig, policy_directory: Path, prompts: Sequence[Prompt]) -> None:
         """`prompts` hold those of all rollouts to come, and `policy_directory` the tokenizer of their answers: where
         the reward model has another vocabulary, it reads the text."""
-        model, self._light = read_here(directory)
+        self._package = package_of(directory)
         policy = _on_this_node(_pack_tokenizer).remote(policy_directory)
         by_id = ray.put({prompt.id: prompt for prompt in prompts})
         # A restarted actor is given these again, so they are kept.
-        self._arguments = (model, policy, [by_id], config)
+        self._arguments = (self._package[0], policy, [by_id], config)
         self._workers: list[Any] = [
             spawn(RewardWorker, f"reward-{index}", config.reward.actors, args=self._arguments, restarts=True)
             for index in range(config.reward.actors.count)
@@ -97,10 +97,7 @@ class RewardPool:
 
     async def ready(self) -> None:
         """Wait until every actor has loaded the model. Raises UserError where there is none."""
-        try:
-            await self._light
-        except RayTaskError as error:
-            raise cause_of(error) from None
+        await checked(*self._package)
         await asyncio.gather(*(worker.__ray_ready__.remote() for worker in self._workers))
 
     def score(self, rollouts: Shards[Rollouts]) -> Shards[Scores]:
@@ -121,11 +118,21 @@ class RewardPool:
         )
 
 
-def read_here(directory: Path) -> tuple[Any, Any]:
-    """References to a reward model as a package, and to the same without its weights. Reading it fails with UserError
-    where it is none."""
+def package_of(directory: Path) -> tuple[Any, Any]:
+    """References to a reward model as a package, and to the same without its weights. `checked` says whether it is
+    one."""
     whole, light = _on_this_node(_pack_reward_model, results=2).remote(directory)
     return whole, light
+
+
+async def checked(whole: Any, light: Any) -> ModelPackage:
+    """The package without its weights. Raises UserError where the directory held no reward model."""
+    try:
+        package: ModelPackage = await light
+    except RayTaskError as error:
+        await asyncio.gather(whole, return_exceptions=True)  # Ray would report it as an error that nobody saw
+        raise cause_of(error) from None
+    return package
 
 
 def _on_this_node(function: Callable[..., Any], *, results: int = 1) -> Any:

@@ -141,6 +141,27 @@ def export(
     print(export_preferences(preferences, out, form, conversational=conversational))
 
 
+@app.command()
+def serve_reward(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A reward model, or an ensemble, such as RUN/models/reward.")
+    ],
+    overrides: Overrides = None,
+) -> None:
+    """Serve a reward model over HTTP, until Ctrl-C."""
+    from rlaif_ray.config import load_serve_config
+
+    config = load_serve_config(overrides or ())
+
+    import asyncio
+
+    from actors.reward_server import serve_reward  # noqa: TID251
+    from actors.session import ray_session  # noqa: TID251
+
+    with ray_session(local=False):
+        asyncio.run(serve_reward(directory, config, lambda line: print(line, flush=True)))
+
+
 def main() -> None:
     """The console command."""
     from rlaif_ray.config import UserError

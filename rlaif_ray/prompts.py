@@ -130,7 +130,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
     if tokenizer.chat_template is None:
         if not isinstance(prompt.content, str):
             raise UserError(
-                f"prompt {prompt.id} is a conversation, but the policy's tokenizer has no chat template; "
+                f"prompt {prompt.id} is a conversation, but the model's tokenizer has no chat template; "
                 "give text prompts or a chat model"
             )
         return list(tokenizer(prompt.content)["input_ids"])

@@ -4,7 +4,7 @@ Everything that can be wrong with it is found at load, and said in one sentence 
 """
 
 from rlaif_ray.config.judge import CascadeConfig, EndpointConfig, JudgeConfig, PriceConfig
-from rlaif_ray.config.loading import dump_config, load_config, load_judge_config
+from rlaif_ray.config.loading import dump_config, load_config, load_judge_config, load_serve_config
 from rlaif_ray.config.run import (
     CollectConfig,
     EvaluationConfig,
@@ -57,4 +57,5 @@ __all__ = [
     "dump_config",
     "load_config",
     "load_judge_config",
+    "load_serve_config",
 ]

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from rlaif_ray.config.run import JudgeRunConfig, RunConfig
 from rlaif_ray.config.section import UserError
+from rlaif_ray.config.serve import ServeRewardConfig
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -38,6 +39,14 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     return _validated(RunConfig, _overridden_tree(path, overrides), path, overrides)
 
 
+def load_serve_config(overrides: Sequence[str]) -> ServeRewardConfig:
+    """The reward server's config, from `key=value` alone. Raises UserError as `load_config` does."""
+    tree: dict[str, Any] = {}
+    for override in overrides:
+        _apply(tree, override)
+    return _validated(ServeRewardConfig, tree, None, overrides)
+
+
 def _overridden_tree(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     tree = _read_tree(path)
     for override in overrides:
@@ -47,7 +56,7 @@ def _overridden_tree(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     return tree
 
 
-def _validated(kind: type[Config], tree: dict[str, Any], path: Path, overrides: Sequence[str]) -> Config:
+def _validated(kind: type[Config], tree: dict[str, Any], path: Path | None, overrides: Sequence[str]) -> Config:
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
@@ -55,7 +64,8 @@ def _validated(kind: type[Config], tree: dict[str, Any], path: Path, overrides: 
         problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in problem["loc"])
         overridden = any(f"{key}.".startswith(f"{override.partition('=')[0]}.") for override in overrides)
-        raise UserError(("" if overridden else f"{path}: ") + _sentence(problem, key)) from None
+        where = "" if overridden or path is None else f"{path}: "
+        raise UserError(where + _sentence(problem, key, kind)) from None
 
 
 def dump_config(config: RunConfig) -> str:
@@ -105,10 +115,10 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     node[leaf] = parsed
 
 
-def _sentence(problem: ErrorDetails, key: str) -> str:
+def _sentence(problem: ErrorDetails, key: str, kind: type[BaseModel]) -> str:
     """One sentence on a problem, with its key and, for a misspelt key, the nearest known one."""
     if problem["type"] == "extra_forbidden":
-        section: Any = RunConfig
+        section: Any = kind
         for part in problem["loc"][:-1]:
             if isinstance(part, str):  # a number counts the sections of a list
                 section = _section_at(section, part)

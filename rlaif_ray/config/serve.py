@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlaif_ray.config.section import NonNegativeFloat, PoolSize, Positive, PositiveFloat, Section
 
@@ -30,3 +31,23 @@ class ServeRewardConfig(Section):
     """Seconds after which an answer that has no score is given up, with that outcome."""
     trust_remote_code: bool = False
     """Run code that comes with the model."""
+
+    @model_validator(mode="after")
+    def _safe(self) -> ServeRewardConfig:
+        if not _is_loopback(self.host) and self.api_key_env is None:
+            raise ValueError(
+                f"host={self.host} lets other machines in: set api_key_env to the environment variable that holds the "
+                "key which they must send, or take 127.0.0.1"
+            )
+        if self.actors.min < 1:
+            raise ValueError(
+                "actors.min must be 1 or more: a server without an actor cannot tell whether a model loads"
+            )
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"

@@ -36,6 +36,9 @@ class BatchQueue:
     def __len__(self) -> int:
         return len(self._by_number)
 
+    def __contains__(self, number: int) -> bool:
+        return number in self._by_number
+
     @property
     def oldest(self) -> WaitingAnswer | None:
         return self._by_number[self._by_age[0]] if self._by_age else None
