@@ -20,8 +20,9 @@ from rlaif_ray.report.figures.rewarding import accuracy_figures, reliability_fig
 from rlaif_ray.report.figures.rounds import round_figures
 from rlaif_ray.report.figures.times import stage_times
 from rlaif_ray.report.figures.training import stage_curves
+from rlaif_ray.report.quantities import duration, share
 from rlaif_ray.report.reading import Run, read_run
-from rlaif_ray.report.summary import duration, share, verdict
+from rlaif_ray.report.summary import verdict
 from rlaif_ray.report.tiles import headline_tiles, reward_tiles
 from rlaif_ray.rundir import write_atomically
 

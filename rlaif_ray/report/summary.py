@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rlaif_ray.config import UserError
+from rlaif_ray.report.quantities import duration, share, share_interval
 from rlaif_ray.rundir import RunDirectory, write_atomically
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -176,26 +177,6 @@ def verdict(policy: PolicySummary) -> str:
     return (
         f"{found}: it wins {share(policy.win_rate)} against SFT{prompts}{interval}, judged by {policy.win_rate_judge}."
     )
-
-
-def share(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def share_interval(interval: Interval) -> str:
-    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the one or two units that matter, such as `1 h 4 min`."""
-    if seconds < 1:
-        return f"{1000 * seconds:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _labeler_lines(labeler: LabelerSummary) -> list[str]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from rlaif_ray.evaluation.reward_quality import RewardQuality
 from rlaif_ray.report.figures.rewarding import REFERENCES
-from rlaif_ray.report.summary import Interval, LabelerSummary, LengthSummary, Summary, duration, share, share_interval
+from rlaif_ray.report.quantities import duration, share, share_interval
+from rlaif_ray.report.summary import Interval, LabelerSummary, LengthSummary, Summary
 
 
 @dataclass(frozen=True, slots=True)

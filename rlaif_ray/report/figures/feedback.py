@@ -9,8 +9,8 @@ import numpy as np
 from rlaif_ray.judge.reading import Rung
 from rlaif_ray.report.figures.panel import FIRST, FOURTH, QUIET, SECOND, STACKED, THIRD, Figure, bars, stacked
 from rlaif_ray.report.judged import Judged
+from rlaif_ray.report.quantities import share
 from rlaif_ray.report.reading import Preferences, Run
-from rlaif_ray.report.summary import share
 
 # How a reply was read, in words.
 RUNGS: Mapping[str, str] = {

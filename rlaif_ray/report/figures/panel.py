@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlaif_ray.records import Estimate
-from rlaif_ray.report.summary import share
+from rlaif_ray.report.quantities import share
 
 FIRST, SECOND, THIRD, FOURTH, QUIET = "--series-1", "--series-2", "--series-3", "--series-4", "--quiet"
 BAND = "--band"

@@ -9,7 +9,7 @@ from rlaif_ray.evaluation.calibration import Calibration
 from rlaif_ray.evaluation.reward_quality import RewardQuality
 from rlaif_ray.evaluation.slices import AccuracySlice
 from rlaif_ray.report.figures.panel import FIRST, QUIET, SECOND, SHARES, Figure, interval_bars
-from rlaif_ray.report.summary import share
+from rlaif_ray.report.quantities import share
 
 _SOURCES: Mapping[str, str] = {"ai": "judge's labels", "human": "human labels"}
 

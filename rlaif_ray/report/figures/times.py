@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rlaif_ray.report.figures.panel import FIRST, Figure
-from rlaif_ray.report.summary import Summary, duration
+from rlaif_ray.report.quantities import duration
+from rlaif_ray.report.summary import Summary
 
 
 def stage_times(summary: Summary) -> Figure | None:

@@ -18,7 +18,6 @@ from rlaif_ray.report.summary import (
     StageSummary,
     Summary,
     closing_lines,
-    duration,
     read_summary,
     training_judge,
     verdict,
@@ -195,11 +194,3 @@ def test_the_verdict_goes_no_further_than_the_interval(interval: tuple[float, fl
     policy = PolicySummary(win_rate=sum(interval) / 2, win_rate_ci=interval, win_rate_judge=training_judge("tiny"))
     assert verdict(policy).startswith(opening)
     assert "judged by tiny (the judge that trained it)" in verdict(policy)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.0132, "13 ms"), (9, "9.0 s"), (61, "1 min 1 s"), (3599.6, "1 h 0 min"), (7500, "2 h 5 min")],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
