@@ -176,13 +176,14 @@ class LearnerRank:
     def _value_model(self) -> nn.Module:
         """The reward model where it reads the policy's tokens, else the policy's body under a head that says 0."""
         from rlaif_ray.policy.model import load_tokenizer, value_model_from_policy, value_model_from_reward
+        from rlaif_ray.reward.initial import same_vocabulary
         from rlaif_ray.reward.model import RewardNormalisation, members
 
         policy = self._config.policy
         if self._models.reward is not None:
             directory = members(self._models.reward)[0]
             tokenizer = load_tokenizer(directory, trust_remote_code=policy.trust_remote_code)
-            if tokenizer.get_vocab() == self._tokenizer.get_vocab():
+            if same_vocabulary(tokenizer, self._tokenizer):
                 return value_model_from_reward(
                     directory,
                     RewardNormalisation.load(directory),

@@ -21,12 +21,14 @@ def spawn(
     args: tuple[Any, ...] = (),
     restarts: bool = False,
     concurrency: int | None = None,
+    node: str | None = None,
 ) -> Any:
     """Start an actor and return its handle at once.
 
     `restarts`: Ray starts the actor again when it dies and repeats the calls that it had, so they must be repeatable.
-    `concurrency`: calls that an async actor works on at once. Threads are set in the actor's environment, as torch
-    and OpenMP read them once, at import; waiting threads yield their core, since actors may outnumber cores.
+    `concurrency`: calls that an async actor works on at once. `node`: where it must live. Threads are set in the
+    actor's environment, as torch and OpenMP read them once, at import; waiting threads yield their core, since actors
+    may outnumber cores.
     """
     options: dict[str, Any] = {
         "name": name,
@@ -38,6 +40,8 @@ def spawn(
         options |= {"max_restarts": -1, "max_task_retries": -1}
     if concurrency is not None:
         options["max_concurrency"] = concurrency
+    if node is not None:
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
     return ray.remote(cls).options(**options).remote(*args)
 
 

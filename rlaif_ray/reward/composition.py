@@ -27,7 +27,7 @@ class RewardPart:
     """What one source says of a batch of answers."""
 
     values: NDArray[np.float64]  # (B,); NaN where it says nothing
-    reasons: Counter[str] = field(default_factory=Counter)  # why not, with the number of answers
+    reasons: Counter[str] = field(default_factory=Counter)  # why something has no number, and how often
     details: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)  # (B,) each: logged, and not added
 
 

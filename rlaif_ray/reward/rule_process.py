@@ -47,7 +47,7 @@ def main() -> None:
         signal.alarm(deadline_s)
         try:
             value = rule(*json.loads(line))
-            answer = {"value": None if value is None else float(value)}  # type: ignore[arg-type]
+            answer: dict[str, float | str | None] = {"value": None if value is None else float(value)}  # type: ignore[arg-type]
         except BaseException as error:
             answer = {"error": _one_line(error)}
         signal.alarm(0)

@@ -37,7 +37,7 @@ def rule_location(function: str) -> tuple[Path, str]:
 class Rule:
     """A user's function of (prompt, answer, reference), which returns a number, or None where it has nothing to say. A
     prompt is a text or a list of {role, content}. Several processes hold the function, so it must keep no memory of
-    earlier answers."""
+    earlier answers. They end with the one that holds this."""
 
     def __init__(self, path: Path, name: str, *, deadline_s: float = DEADLINE_S) -> None:
         self._path = path
@@ -56,11 +56,6 @@ class Rule:
         said = await asyncio.gather(*(self._said(answer) for answer in answers))
         reasons = Counter(reason for _, reason in said if reason)
         return RewardPart(np.array([value for value, _ in said]), reasons)
-
-    async def close(self) -> None:
-        """End the processes. Comes after all scoring."""
-        while not self._idle.empty():
-            await _end(self._idle.get_nowait())
 
     async def _said(self, answer: DecodedAnswer) -> tuple[float, str]:
         """A value, or NaN and why."""

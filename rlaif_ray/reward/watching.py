@@ -24,15 +24,15 @@ def drawn_to_watch(sample_ids: Sequence[str], valid: NDArray[np.bool_], count: i
     return sorted(sorted(np.flatnonzero(valid).tolist(), key=lot)[:count])
 
 
-def watch_measures(rewards: NDArray[np.float32], judged: Sequence[float | None]) -> dict[str, float]:
-    """How rewards (N,) compare with the judge's scores of the same answers, of which those that are None are left
+def watch_measures(rewards: NDArray[np.float32], judged: NDArray[np.float64]) -> dict[str, float]:
+    """How rewards (N,) compare with the judge's scores (N,) of the same answers, of which those that are NaN are left
     out; by the names of `metrics`."""
-    pairs = [(float(reward), score) for reward, score in zip(rewards, judged, strict=True) if score is not None]
-    earned, deserved = (np.array(column) for column in zip(*pairs, strict=True)) if pairs else (np.empty(0),) * 2
+    scored = np.isfinite(judged)
+    earned, deserved = rewards[scored].astype(np.float64), judged[scored]
     return {
-        metrics.WATCHED: len(pairs),
-        metrics.WATCHED_REWARD_MEAN: float(earned.mean()) if pairs else math.nan,
-        metrics.WATCHED_JUDGE_MEAN: float(deserved.mean()) if pairs else math.nan,
+        metrics.WATCHED: len(earned),
+        metrics.WATCHED_REWARD_MEAN: float(earned.mean()) if len(earned) else math.nan,
+        metrics.WATCHED_JUDGE_MEAN: float(deserved.mean()) if len(earned) else math.nan,
         metrics.WATCHED_CORRELATION: rank_correlation(earned, deserved),
     }
 

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import numpy as np
@@ -66,18 +66,13 @@ Opened = Callable[..., Awaitable[Rule]]
 
 
 @pytest.fixture
-async def opened(source: Path) -> AsyncIterator[Opened]:
-    rules = []
-
-    async def opened(name: str = "rate", deadline_s: float = 20.0) -> Rule:
-        rule = Rule(source, name, deadline_s=deadline_s)
+def opened(source: Path) -> Opened:
+    async def opened(deadline_s: float = 20.0) -> Rule:
+        rule = Rule(source, "rate", deadline_s=deadline_s)
         await rule.open()
-        rules.append(rule)
         return rule
 
-    yield opened
-    for rule in rules:
-        await rule.close()
+    return opened
 
 
 def answer(text: str, prompt: Prompt | None = None) -> DecodedAnswer:

@@ -31,7 +31,7 @@ def test_answers_without_a_reward_are_not_drawn_and_displace_nobody() -> None:
 def test_the_measures_by_hand() -> None:
     """Rewards 1, 2, 4 against scores .5, -.5, 0, one answer not scored: means 7/3 and 0. Ranks 0, 1, 2 against 2, 0, 1:
     centred -1, 0, 1 and 1, -1, 0, so -1 / 2."""
-    measured = watch_measures(np.array([1, 2, 9, 4], dtype=np.float32), [0.5, -0.5, None, 0.0])
+    measured = watch_measures(np.array([1, 2, 9, 4], dtype=np.float32), np.array([0.5, -0.5, np.nan, 0.0]))
     assert measured == {
         metrics.WATCHED: 3,
         metrics.WATCHED_REWARD_MEAN: pytest.approx(7 / 3),
@@ -41,7 +41,7 @@ def test_the_measures_by_hand() -> None:
 
 
 def test_what_was_not_scored_is_no_number() -> None:
-    measured = watch_measures(np.array([1, 2], dtype=np.float32), [None, None])
+    measured = watch_measures(np.array([1, 2], dtype=np.float32), np.full(2, np.nan))
     assert measured.pop(metrics.WATCHED) == 0
     assert all(math.isnan(value) for value in measured.values())
 
