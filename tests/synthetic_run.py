@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from rlaif_ray.metrics import MetricsLog
 from rlaif_ray.preferences.dataset import write_preferences
 from rlaif_ray.preferences.judgements import write_judgements
 from rlaif_ray.preferences.labels import preference_rows
-from rlaif_ray.records import Judgement, Order, Outcome, Pair, Prompt
+from rlaif_ray.records import Judgement, Order, Outcome, Pair, Preference, Prompt
 from rlaif_ray.report.summary import (
     LabelerSummary,
     LengthSummary,
@@ -45,6 +46,7 @@ from rlaif_ray.report.summary import (
 from rlaif_ray.rundir import RunDirectory
 
 PAIRS = 900
+HUMAN_PAIRS = 120
 HELD_OUT_PAIRS = 400
 ENSEMBLE = 3
 ROUNDS = 3
@@ -273,7 +275,14 @@ def _write_feedback(directory: RunDirectory, generator: np.random.Generator) -> 
         preferences.append(combine(pair, opinions, "log_odds"))
     directory.preferences.parent.mkdir(parents=True, exist_ok=True)
     directory.judgements.parent.mkdir(parents=True, exist_ok=True)
-    write_preferences(directory.preferences, preference_rows(preferences, seed=7, held_out=0.1))
+    people = [_labelled_by_people(number) for number in range(HUMAN_PAIRS)]
+    write_preferences(
+        directory.preferences,
+        [
+            *(replace(row, label_source="human") for row in preference_rows(people, seed=7, held_out=0.1)),
+            *preference_rows(preferences, seed=7, held_out=0.1),
+        ],
+    )
     write_judgements(directory.judgements, (one for each in preferences for one in each.judgements))
 
 
@@ -303,6 +312,12 @@ def _write_held_out_pairs(directory: RunDirectory, generator: np.random.Generato
             )
         )
     write_held_out(directory.reward_held_out, pairs)
+
+
+def _labelled_by_people(number: int) -> Preference:
+    """Two of three people, or all of them, prefer the first answer."""
+    pair = Pair(f"human-{number}", Prompt(f"human-{number}", _NEWS), "flood merger", "derby")
+    return Preference(pair, Outcome.SCORED, "", 2 / 3 if number % 2 else 1.0, None, ())
 
 
 def _choosing(pair: Pair, number: int, order: Order, p_first: float) -> Judgement:

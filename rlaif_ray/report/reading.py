@@ -57,11 +57,13 @@ class Collected:
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """preferences/preferences.parquet: the probability that the chosen answer is better, by what the orders said."""
+    """preferences/preferences.parquet: the probability that the chosen answer is better, by who said so and, of a
+    judge, by what the orders said."""
 
     agree: NDArray[np.float64]
     disagree: NDArray[np.float64]
     one_order: NDArray[np.float64]
+    human: NDArray[np.float64]
     mean_disagreement: float | None  # between an ensemble's members: the mean of their standard deviations
 
 
@@ -153,18 +155,20 @@ def _collected(path: Path) -> Collected | None:
 
 
 def _preferences(path: Path) -> Preferences | None:
-    table = read_columns(path, ["p", "consistent", "disagreement"])
+    table = read_columns(path, ["p", "consistent", "disagreement", "label_source"])
     if table is None:
         return None
     p, consistent = numbers(table, "p"), table.column("consistent").to_pylist()
     labelled, disagreement = np.isfinite(p), numbers(table, "disagreement")
     spread = disagreement[np.isfinite(disagreement)]
+    human = np.array([source == "human" for source in table.column("label_source").to_pylist()], dtype=np.bool_)
     agree, disagree, one_order = (
-        p[labelled & [said is wanted for said in consistent]] for wanted in (True, False, None)
+        p[labelled & ~human & [said is wanted for said in consistent]] for wanted in (True, False, None)
     )
     return Preferences(
         agree=agree,
         disagree=disagree,
         one_order=one_order,
+        human=p[labelled & human],
         mean_disagreement=float(spread.mean()) if len(spread) else None,
     )

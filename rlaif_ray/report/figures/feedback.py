@@ -38,6 +38,7 @@ def _soft_preferences(preferences: Preferences) -> Figure:
         ("both orders agree", preferences.agree, FIRST),
         ("orders disagree", preferences.disagree, SECOND),
         ("one order only", preferences.one_order, QUIET),
+        ("human labels", preferences.human, FOURTH),
     ]
     total = sum(len(p) for _, p, _ in groups)
     return Figure(
