@@ -40,7 +40,7 @@ def write_report(run_dir: Path) -> Path:
     judges = judge_figures(run.judged) if run.judged is not None else []
     rounds = round_figures(run.summary.rounds)
     reliability = reliability_figure(run.reward) if run.reward is not None else None
-    accuracies = accuracy_figures(run.reward) if run.reward is not None else []
+    accuracies = accuracy_figures(run.reward) if run.reward is not None and reliability is not None else []
     stages = stage_curves(run.metrics or (), *_training_of(run))
     times = stage_times(run.summary)
     figures = [
@@ -142,5 +142,9 @@ def _missing(run: Run) -> list[str]:
         (run.judged is None, "judgements/judgements.parquet: what the judges said, by position and in full"),
         (run.judged is not None and not run.judged.cases, "judgements/judgements.parquet is empty: judgements"),
         (run.reward is None, "reward/held_out.parquet: how well the reward model is calibrated, and where it errs"),
+        (
+            run.reward is not None and run.reward.calibration is None,
+            "reward/held_out.parquet holds no pair that was scored: calibration",
+        ),
     ]
     return [text for absent, text in absences if absent]

@@ -1,6 +1,7 @@
 """The report shows what a run directory holds, says what it does not, and lets no text of a model become markup."""
 
 import json
+import math
 import re
 from dataclasses import fields
 from html.parser import HTMLParser
@@ -11,6 +12,7 @@ from judge_records import judgement, pair
 from synthetic_run import HOSTILE_ANSWER, write_synthetic_run
 
 from rlaif_ray.config import UserError
+from rlaif_ray.evaluation.held_out import HeldOutPair, write_held_out
 from rlaif_ray.judge.control import flip_coin
 from rlaif_ray.preferences.judgements import write_judgements
 from rlaif_ray.records import Judgement, Order, Outcome
@@ -140,6 +142,15 @@ def test_a_run_from_before_held_out_pairs_were_kept_is_shown_without_them(tmp_pa
     assert not {name for name in page.figures if name.startswith(("held-out", "rounds"))}
     assert not {"rounds", "reward"} & page.sections
     assert page.figures["ppo-kl"]["layout"]["shapes"] == []
+
+
+def test_held_out_pairs_of_which_none_was_scored_are_named_and_not_drawn(tmp_path: Path) -> None:
+    write_summary(Summary(seed=0, wall_s=3.0, stages={}, run_dir=tmp_path))
+    unscored = HeldOutPair("0", "prompt", 0.9, (math.nan,), 3, 4, None, "ai", 1)
+    write_held_out(RunDirectory(tmp_path).reward_held_out, [unscored])
+    page = Page(write_report(tmp_path).read_text())
+    assert page.figures == {}
+    assert "held_out.parquet holds no pair that was scored" in page.text
 
 
 def test_the_text_of_a_model_stays_text(full: RunDirectory, page: Page) -> None:
