@@ -28,6 +28,8 @@ from rlaif_ray.serving.service import AnswerReward, Overloaded, RewardService, R
 # A body is read whole before its answers can be counted.
 MAX_BODY_BYTES = 64 * 2**20
 
+_BEARER = HTTPBearer(auto_error=False)
+
 
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
@@ -164,10 +166,9 @@ def create_app(service: RewardService, *, key: str | None, max_answers: int) -> 
 
 
 def _bearer_of(key: str) -> Callable[[Any], Awaitable[None]]:
-    scheme = HTTPBearer(auto_error=False)
-
-    async def check(sent: Annotated[HTTPAuthorizationCredentials | None, Depends(scheme)]) -> None:
-        if sent is None or not secrets.compare_digest(sent.credentials.encode(), key.encode()):
+    async def check(sent: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
+        # A header's bytes come as latin-1.
+        if sent is None or not secrets.compare_digest(sent.credentials.encode("latin-1"), key.encode()):
             raise HTTPException(
                 401, "send the server's key as `Authorization: Bearer KEY`", headers={"WWW-Authenticate": "Bearer"}
             )
@@ -208,7 +209,8 @@ def _description_of(version: RewardVersion, *, current: bool) -> VersionReply:
 async def _unprocessable(request: Request, error: Exception) -> JSONResponse:
     """What is wrong with a body, as one sentence that names the field."""
     assert isinstance(error, RequestValidationError)
-    problem = error.errors()[0]
+    # Of what may be a text or a list both are told; the deeper one is about what was sent.
+    problem = max(error.errors(), key=lambda problem: len(problem["loc"]))
     where = ".".join(str(part) for part in problem["loc"] if part != "body")
     return JSONResponse({"detail": f"{where or 'the body'}: {problem['msg']}"}, status_code=422)
 
