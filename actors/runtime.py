@@ -13,6 +13,7 @@ from actors import trainer
 from actors.judge import Judges, start_judges
 from actors.learner import LearnerGroup
 from actors.reward import RewardPool
+from actors.reward_mix import RewardMix, RewardWatch
 from actors.rollout import RolloutPool
 from rlaif_ray.config import ActorResources, RunConfig
 from rlaif_ray.records import Demonstration, LearnerModels, Prompt, RewardData, RewardFit, WeightVersion
@@ -72,8 +73,29 @@ class RayRuntime:
         await self._up("reward", self._config.reward.actors, pool.ready())
         return pool
 
-    async def rewards(self, directory: Path, prompts: Sequence[Prompt]) -> RewardPool:
-        return await self.reward_models(directory, prompts)
+    async def rewards(self, directory: Path, prompts: Sequence[Prompt]) -> RewardPool | RewardMix:
+        config = self._config.reward
+        models = await self.reward_models(directory, prompts) if config.fits_a_model else None
+        if models is not None and not config.is_mixed:
+            return models
+        mix = RewardMix(
+            self._config,
+            models=models,
+            judges=await self.judges() if config.asks_the_judge else None,
+            prompts=prompts,
+            policy_directory=self._run.model("sft"),
+        )
+        await mix.ready()
+        return mix
+
+    async def watch(self, prompts: Sequence[Prompt]) -> RewardWatch | None:
+        if not self._config.reward.watch:
+            return None
+        watch = RewardWatch(
+            self._config, judges=await self.judges(), prompts=prompts, policy_directory=self._run.model("sft")
+        )
+        await watch.ready()
+        return watch
 
     async def learner(self, models: LearnerModels, checkpoints: Path) -> LearnerGroup:
         learner = LearnerGroup(self._config, models, checkpoints)

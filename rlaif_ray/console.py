@@ -84,7 +84,8 @@ class Console:
             self._bars.update(self._task, completed=done, total=total, note=note)
             return
         now = time.monotonic()
-        if self._first is None or self._first.total != total:
+        begins_anew = self._shown is not None and done < self._shown[0]
+        if self._first is None or self._first.total != total or begins_anew:
             # Start-up is no measure of the work's pace.
             self._first = _Progress(done, total, now)
         if (done, note) == self._shown or (now < self._next_line and done < total):

@@ -69,6 +69,9 @@ class WatchStage(Protocol):
         """What a sample of these answers earns, against what it deserves (names in `metrics.py`). Raises as a judge
         stage does."""
 
+    def close(self) -> None:
+        """Give back what it holds."""
+
 
 class LearnerStage(Protocol):
     """Improves the policy."""
@@ -145,6 +148,9 @@ class Runtime(Protocol):
 
     async def rewards(self, directory: Path, prompts: Sequence[Prompt]) -> RewardStage:
         """All that answers to these prompts are rewarded by; `directory` is the reward model's, where one is used."""
+
+    async def watch(self, prompts: Sequence[Prompt]) -> WatchStage | None:
+        """The judge's eye on the rewards of answers to these prompts, where the config wants it."""
 
     async def learner(self, models: LearnerModels, checkpoints: Path) -> Learner: ...
 

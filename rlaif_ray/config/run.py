@@ -230,8 +230,7 @@ class RewardConfig(FitConfig):
     @property
     def is_mixed(self) -> bool:
         """Whether there is more to an answer's reward than what the reward model says."""
-        only_the_model = [(source.kind, source.weight) for source in self.sources] == [("reward_model", 1.0)]
-        return self.watch > 0 or not only_the_model
+        return [(source.kind, source.weight) for source in self.sources] != [("reward_model", 1.0)]
 
     @property
     def asks_the_judge(self) -> bool:

@@ -25,6 +25,7 @@ from rlaif_ray.samples import Sample, rollouts_of, write_samples
 async def collect(context: RunContext, round: Round) -> Collected:
     earlier = _earlier_rows(context, round)
     if round.number < context.config.collect.from_round:
+        context.console.say(f"  nothing is collected before round {context.config.collect.from_round}")
         write_preferences(round.directory.preferences, split_by_prompt(earlier))
         return Collected(labeler=LabelerSummary(), preferences=len(earlier), not_sent=0)
     prompts, samples = await _answers(context, round)

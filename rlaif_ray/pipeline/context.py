@@ -152,7 +152,8 @@ class RunContext:
             if rows:
                 newest = max(rows, key=lambda row: row.time)
                 values = ", ".join(f"{name} {value:.3g}" for name, value in newest.values.items())
-                self.console.advance(newest.step, newest.total, values)
+                note = values if newest.stage == stages[0] else f"{newest.stage}: {values}"
+                self.console.advance(newest.step, newest.total, note)
 
         return await shown(fit, show)
 

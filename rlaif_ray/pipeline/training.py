@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 from rlaif_ray.loop import OnlineStages, train_on_policy
-from rlaif_ray.metrics import ANSWER_LENGTH, KL, PPO, REWARD_MEAN
+from rlaif_ray.metrics import ANSWER_LENGTH, KL, PPO, REWARD_MEAN, WATCH
 from rlaif_ray.pipeline.context import Round, RunContext
 from rlaif_ray.pipeline.steps import Trained
 from rlaif_ray.prompts import sample_requests, take
@@ -20,10 +20,11 @@ async def train(context: RunContext, round: Round) -> Trained:
     # Iterations count through the rounds: each has prompts and seeds of its own.
     before = (round.number - 1) * config.iterations
     total = context.config.rounds * config.iterations
-    learner, rollouts, reward = await asyncio.gather(
+    learner, rollouts, reward, watch = await asyncio.gather(
         context.runtime.learner(_models(context, round), round.directory.checkpoints("ppo")),
         context.runtime.rollouts(),
-        context.runtime.rewards(round.directory.model("reward"), context.prompts.train),
+        context.runtime.rewards(round.directory.model("reward"), prompts),
+        context.runtime.watch(prompts),
     )
 
     def requests(iteration: int) -> list[SampleRequest]:
@@ -42,6 +43,9 @@ async def train(context: RunContext, round: Round) -> Trained:
         note = f"reward {metrics[REWARD_MEAN]:.2f}, KL {metrics[KL]:.2f}, {metrics[ANSWER_LENGTH]:.1f} tokens"
         context.console.advance(iteration + 1, config.iterations, note)
 
+    def on_watched(iteration: int, metrics: Mapping[str, float]) -> None:
+        context.metrics.append(WATCH, before + iteration + 1, total, metrics)
+
     try:
         resumed_from = await learner.resume()
         if resumed_from is not None:
@@ -49,17 +53,19 @@ async def train(context: RunContext, round: Round) -> Trained:
         first = 0 if resumed_from is None else resumed_from + 1
         if first < config.iterations:
             await train_on_policy(
-                OnlineStages(rollouts, reward, learner),
+                OnlineStages(rollouts, reward, learner, watch),
                 requests,
                 range(first, config.iterations),
                 checkpoint_every=config.checkpoint_every,
                 on_iteration=on_iteration,
+                on_watched=on_watched,
             )
         await learner.save_policy(round.directory.model("policy"))
     finally:
         # What they hold is free for the next round's reward model.
-        learner.close()
-        reward.close()
+        for stage in (learner, reward, watch):
+            if stage is not None:
+                stage.close()
     return Trained(labeler=await _labeler(context), resumed_from=resumed_from)
 
 
