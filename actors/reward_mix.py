@@ -155,11 +155,13 @@ class _ReaderHandle:
         rules: Mapping[str, tuple[Path, str]],
     ) -> None:
         by_id = ray.put({prompt.id: prompt for prompt in prompts})
+        # A restarted actor is given these again, so they are kept.
+        self._arguments = (config, judges, by_id, policy_directory, rules)
         self._reader = spawn(
             AnswerReader,
             name,
             ActorResources(cpus=0),
-            args=(config, judges, by_id, policy_directory, rules),
+            args=self._arguments,
             restarts=True,
             node=ray.get_runtime_context().get_node_id(),
         )
