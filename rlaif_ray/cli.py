@@ -158,7 +158,7 @@ def serve_reward(
     from actors.reward_server import serve_reward  # noqa: TID251
     from actors.session import ray_session  # noqa: TID251
 
-    with ray_session(local=False):
+    with _ending_well(), ray_session(local=False):
         asyncio.run(serve_reward(directory, config, lambda line: print(line, flush=True)))
 
 
