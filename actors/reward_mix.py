@@ -137,9 +137,15 @@ class AnswerReader:
 
 
 def _modelled(scores: Sequence[Scores]) -> RewardPart:
+    """The reward model's scores; what it tells of them beside, such as its disagreement, are details."""
     values = np.concatenate([np.where(shard.valid, shard.values, np.nan) for shard in scores]).astype(np.float64)
     missing = int(np.isnan(values).sum())
-    return RewardPart(values, +Counter({"the reward model cannot score it": missing}))
+    details = {
+        name: np.concatenate([shard.parts[name] for shard in scores]).astype(np.float64)
+        for name in scores[0].parts
+        if name != "reward_model"
+    }
+    return RewardPart(values, +Counter({"the reward model cannot score it": missing}), details)
 
 
 class _ReaderHandle:
