@@ -34,7 +34,7 @@ class RayRuntime:
         self._say = say
         self._run = RunDirectory(config.run_dir)
         self._rollouts: RolloutPool | None = None
-        self._judges: Judges | None = None
+        self._judges: asyncio.Task[Judges] | None = None
 
     async def fit_sft(self, demonstrations: Sequence[Demonstration]) -> None:
         await trainer.fit_sft(
@@ -62,11 +62,11 @@ class RayRuntime:
         return self._rollouts
 
     async def judges(self) -> Judges:
-        if self._judges is None:
-            self._judges = await start_judges(
-                self._config.judge, seed=self._config.seed, run=self._run.id, ledger_path=self._run.ledger
+        if self._judges is None:  # whoever asks meanwhile waits for the same ones
+            self._judges = asyncio.create_task(
+                start_judges(self._config.judge, seed=self._config.seed, run=self._run.id, ledger_path=self._run.ledger)
             )
-        return self._judges
+        return await self._judges
 
     async def reward_models(self, directory: Path, prompts: Sequence[Prompt]) -> RewardPool:
         pool = RewardPool(directory, self._config, self._run.model("sft"), prompts)
