@@ -21,6 +21,7 @@ class ServeRewardConfig(Section):
     """The environment variable that holds the key which callers must send as `Authorization: Bearer KEY`."""
     actors: PoolSize = PoolSize(min=1, max=1, cpus=1)
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights and of the arithmetic."""
     max_batch_tokens: Positive = 8192
     """Tokens that one forward takes, padding included."""
     max_wait_ms: NonNegativeFloat = 5.0

@@ -53,9 +53,9 @@ def serving(directory: Path, *overrides: str) -> Iterator[tuple[subprocess.Popen
     process = start(directory, "port=0", f"api_key_env={KEY_VARIABLE}", *overrides)
     try:
         assert process.stdout is not None
-        line = process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:\d+", line)
-        assert found is not None, (line, process.communicate(timeout=PATIENCE_S)[1])
+        # Before it serves it may say what it waits for.
+        found = next(filter(None, (re.search(r"http://127\.0\.0\.1:\d+", line) for line in process.stdout)), None)
+        assert found is not None, process.communicate(timeout=PATIENCE_S)[1]
         with httpx2.Client(base_url=found[0], headers={"Authorization": f"Bearer {KEY}"}, timeout=PATIENCE_S) as client:
             yield process, client
     finally:

@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 
-from rlaif_ray.config import UserError, load_serve_config
+from rlaif_ray.config import ServeRewardConfig, UserError, load_serve_config
+from scripts.config_reference import rows
 
 
 def test_values_are_yaml_over_the_defaults() -> None:
@@ -31,3 +34,9 @@ def test_what_is_wrong_is_one_sentence_with_its_key(override: str, sentence: str
         load_serve_config([override])
     assert "\n" not in str(error.value)
     assert not str(error.value).startswith("None")
+
+
+def test_the_page_has_every_key() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "serving.md").read_text()
+    table = page.partition("## Keys\n")[2].splitlines()[3:]
+    assert table == list(rows(ServeRewardConfig, None, ()))
