@@ -22,7 +22,7 @@ from actors.call_pool import cause_of
 from actors.judge import Judges
 from actors.reward_sources import judge_scores, reference_scores, rubric_scores, sibling_scores
 from actors.spawn import spawn
-from rlaif_ray.config import ActorResources, RewardSourceConfig, RunConfig
+from rlaif_ray.config import ActorResources, RewardSourceConfig, RunConfig, UserError
 from rlaif_ray.records import Prompt, Rollouts, Scores
 from rlaif_ray.reward.composition import DecodedAnswer, RewardPart, composed, decoded_answers
 from rlaif_ray.reward.rules import Rule, rule_location
@@ -59,7 +59,7 @@ class AnswerReader:
 
     async def score(self, rollouts: Sequence[Any], modelled: Sequence[Any]) -> Any:
         """Scores, shard by shard, of the rollouts behind these references; `modelled` are the reward model's, where it
-        takes part. Raises UserError and Stopped as the judge does."""
+        takes part. Raises UserError and Stopped as the judge does, and UserError where no answer has a reward."""
         await self.open()
         shards: list[Rollouts] = list(await asyncio.gather(*rollouts))
         by_model: list[Scores] = list(await asyncio.gather(*modelled))
@@ -74,6 +74,10 @@ class AnswerReader:
                 why = "; ".join(f"{count} ({reason})" for reason, count in part.reasons.most_common(3))
                 logger.warning("reward %s: without a number: %s", source.label, why)
         values, valid = composed(parts, {source.label: source.weight for source in sources})
+        if not valid.any():
+            silent = {source.label: part for source, part in zip(sources, said, strict=True) if part.reasons}
+            why = "; ".join(f"{label}: {part.reasons.most_common(1)[0][0]}" for label, part in silent.items())
+            raise UserError(f"reward: none of {len(answers)} answers has a reward ({why}); correct what gives it")
         ends = np.cumsum([len(shard) for shard in shards])
         scores = [
             Scores(

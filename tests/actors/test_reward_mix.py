@@ -44,8 +44,8 @@ RUBRIC = [
 
 @dataclasses.dataclass
 class Server:
-    """Prefers the longer answer; scores one alone by its words, of which the test has 1 to 5; refuses what it is told
-    to."""
+    """Prefers the longer answer; scores one alone by its words, of which the test has 1 to 5; refuses the answer
+    that it is told to, or, told none, all."""
 
     url: str = ""
     latency_s: float = 0.0
@@ -57,7 +57,7 @@ class Server:
         await asyncio.sleep(self.latency_s)
         content = "\n".join(message["content"] for message in body["messages"])
         _, *answers = _FENCED.findall(content)
-        if self.refused in answers:
+        if self.refused in answers or not self.refused:
             return web.json_response({"error": {"message": "no", "code": None}}, status=400)
         self.questions.append(content)
         if len(answers) == 2:
@@ -334,6 +334,18 @@ async def test_going_on_without_labels_leaves_answers_without_a_reward(start: An
     valid = np.concatenate([one.valid for one in scores])
     assert 0 < valid.sum() < 6
     assert np.isnan(whole(scores)).tolist() == (~valid).tolist()
+
+
+async def test_where_no_answer_has_a_reward_the_run_ends_with_the_reason(start: Any, server: Server) -> None:
+    """Else the learner would have nothing to learn from, and nothing to say of it."""
+    server.refused = ""
+    reward = await start([{"kind": "judge_score"}, {"kind": "rule", "function": "words"}])
+    with pytest.raises(ray.exceptions.RayTaskError) as error:
+        score(reward)
+    told = cause_of(error.value)
+    assert isinstance(told, UserError)
+    assert str(told).startswith("reward: none of 6 answers has a reward (judge_score: HTTP 400")
+    assert "\n" not in str(told)
 
 
 async def test_a_killed_mix_scores_again_and_buys_nothing_twice(start: Any, server: Server) -> None:
