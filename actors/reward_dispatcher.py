@@ -100,9 +100,9 @@ class RewardDispatcher:
                 self._changed.clear()
                 now = time.monotonic()
                 self._give_up(now)
+                due_s = self._dispatch(now)
                 oldest = self._queue.oldest
                 self._workers.scale(now, oldest_s=0.0 if oldest is None else now - oldest.arrived)
-                due_s = self._dispatch(now)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_TICK_S if due_s is None else min(due_s, _TICK_S)):
                         await self._changed.wait()

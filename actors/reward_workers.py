@@ -164,8 +164,9 @@ class RewardWorkers:
             self._unload(worker, version)
 
     def scale(self, now: float, *, oldest_s: float) -> None:
-        """Start or end actors. `oldest_s`: age of the oldest answer that waits; 0 where none does."""
-        if oldest_s > 0 or not self.free():
+        """Start or end actors, once those that are free have been given what is due. `oldest_s`: age of the oldest
+        answer that waits; 0 where none does."""
+        if not self.free():
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = now

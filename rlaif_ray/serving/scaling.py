@@ -18,7 +18,7 @@ class ServerLoad:
     oldest_s: float  # age of the oldest answer that waits; 0 where none does
     actors: int  # serving or starting
     starting: int
-    idle_s: float  # for how long no answer has waited and an actor has had nothing to do
+    idle_s: float  # for how long there has always been an actor with nothing to do
 
 
 def wanted_actors(load: ServerLoad, *, fewest: int, most: int) -> int:

@@ -21,6 +21,7 @@ from rlaif_ray.records import AnswerToScore, Message, Outcome, Prompt
 from rlaif_ray.reward.encoding import AnswerEncoder
 from rlaif_ray.reward.ensemble import RewardEnsemble, ensemble_scores, normalised
 from rlaif_ray.reward.model import RewardNormalisation
+from rlaif_ray.serving import scaling
 from rlaif_ray.serving.service import AnswerReward, Overloaded
 from tests.small_models import WORDS, write_models
 
@@ -235,8 +236,8 @@ async def test_a_server_does_not_start_on_what_is_no_model(start: Start, tmp_pat
         await start(tmp_path)
 
 
-async def test_actors_come_with_old_answers(start: Start) -> None:
-    """The only actor stands still, so what waits grows old; the second one serves it."""
+async def test_actors_come_with_old_answers_and_go_after_a_lull(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only actor stands still, so what waits grows old; the second one serves it, and then one is too many."""
     server = await start(actors={"min": 1, "max": 2, "cpus": 0.1})
     process = await process_of("reward-server-0")
     os.kill(process, signal.SIGSTOP)
@@ -249,6 +250,9 @@ async def test_actors_come_with_old_answers(start: Start) -> None:
     finally:
         os.kill(process, signal.SIGCONT)
     assert (await stuck)[0].outcome is Outcome.SCORED
+    monkeypatch.setattr(scaling, "SCALE_DOWN_DELAY_S", 0.5)
+    await until(lambda: server.state().actors == 1)
+    assert (await server.score(answers(1)))[0].outcome is Outcome.SCORED
 
 
 async def test_an_answer_without_a_score_in_time_is_given_up_and_the_actor_that_hangs_replaced(start: Start) -> None:
