@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from rlaif_ray.config import RunConfig, UserError
 from rlaif_ray.metrics import ACCURACY, HELD_OUT_ACCURACY, LOSS, MetricsLog
 from rlaif_ray.prompts import encode_prompt
 from rlaif_ray.records import Demonstration, LabelledPair, Prompt, RewardData
-from rlaif_ray.reward.model import RewardNormalisation
-from tests.small_models import SHAPE, WORDS, scored_rollouts
+from rlaif_ray.reward.model import RewardNormalisation, load_reward_model, members
+from rlaif_ray.reward.scoring import score_sequences
+from tests.small_models import SHAPE, WORDS, scored_rollouts, write_models
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -26,16 +28,18 @@ NAMES = WORDS.split()
 DEMONSTRATIONS = [Demonstration(Prompt(f"{a} {b}", f"{a} {b}"), b) for a in NAMES for b in NAMES]
 
 
-def config(directory: Path, **policy: Any) -> RunConfig:
-    fit = {"batch_size": 20, "micro_batch_size": 8, "resources": {"cpus": 0.5}}
+FIT = {"batch_size": 20, "micro_batch_size": 8, "resources": {"cpus": 0.5}}
+
+
+def config(directory: Path, reward: Any = None, **policy: Any) -> RunConfig:
     return RunConfig.model_validate(
         {
             "run_dir": directory,
             "prompts": {"path": "p.jsonl"},
             "policy": {"scratch": SHAPE.model_dump(), "max_prompt_tokens": 16, "max_answer_tokens": 8} | policy,
             "judge": {"model": "j"},
-            "sft": fit | {"demonstrations": "d.jsonl", "epochs": 20, "learning_rate": 1e-2, "workers": 2},
-            "reward": fit | {"epochs": 24, "learning_rate": 1e-2, "actors": {"cpus": 0.5, "count": 2}},
+            "sft": FIT | {"demonstrations": "d.jsonl", "epochs": 20, "learning_rate": 1e-2, "workers": 2},
+            "reward": FIT | {"epochs": 24, "learning_rate": 1e-2, "actors": {"cpus": 0.5, "count": 2}} | (reward or {}),
         }
     )
 
@@ -77,7 +81,7 @@ async def test_sft_then_reward_model_then_reward_pool(tmp_path: Path) -> None:
     normalisation = RewardNormalisation.load(reward)
     assert normalisation.count == len(answers)
 
-    pool = RewardPool(reward, settings.policy, settings.reward)
+    pool = RewardPool(reward, settings, sft, [])
     try:
         shards = [scored_rollouts(rows, seed=rows)[0] for rows in (5, 7, 3)]
         references = tuple(ray.put(shard) for shard in shards)
@@ -97,6 +101,47 @@ async def test_sft_then_reward_model_then_reward_pool(tmp_path: Path) -> None:
             with torch.no_grad():
                 logit = model(torch.tensor(tokens)).logits.item()
             assert before.values[row] == pytest.approx((logit - normalisation.mean) / normalisation.std, abs=1e-5)
+
+
+def pairs_of_fives(count: int, seed: int, p: float) -> tuple[LabelledPair, ...]:
+    """One answer has the token 5, the other has not."""
+    random = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        prompt, a, b = (tuple(random.integers(6, 15, random.integers(1, 5)).tolist()) for _ in range(3))
+        made.append(LabelledPair(f"{seed}-{number:03}", f"{number}", prompt, (*a, 5), b, p))
+    return tuple(made)
+
+
+@pytest.mark.long
+async def test_an_ensemble_is_pretrained_keeps_its_best_weights_and_goes_on(tmp_path: Path) -> None:
+    """Pretrained on true labels and fitted on wrong ones, over two ranks under ZeRO-3: the first measurement is the
+    best, and the weights of that step are gathered, put back and saved."""
+    sft, _ = write_models(tmp_path / "models")
+    pretraining = FIT | {"path": "p.jsonl", "epochs": 4, "learning_rate": 1e-2}
+    fit = {"epochs": 4, "learning_rate": 3e-3, "workers": 2, "zero_stage": 3, "evaluate_every": 2, "patience": 2}
+    settings = config(tmp_path, fit | {"ensemble": 2, "pretraining": pretraining})
+    held_out = pairs_of_fives(12, 2, 0.9)
+    answers = tuple((*pair.prompt, *answer) for pair in held_out for answer in (pair.answer_a, pair.answer_b))
+    data = RewardData(pairs_of_fives(60, 0, 0.1), held_out, pairs_of_fives(200, 1, 0.9), answers)
+    where = {"directory": tmp_path / "reward", "checkpoints": tmp_path / "c", "metrics": tmp_path / "metrics.jsonl"}
+    fits = await fit_reward(settings, data, start=sft, **where)
+    assert [(fitted.best_step, fitted.steps) for fitted in fits] == [(2, 6), (2, 6)]
+    assert fits[0].held_out_margins != fits[1].held_out_margins
+    for directory, fitted in zip(members(tmp_path / "reward"), fits, strict=True):
+        assert fitted.held_out_accuracy == 1.0
+        model = load_reward_model(directory, dtype="float32", trust_remote_code=False)
+        values, _ = score_sequences(model, [f"{row:03}" for row in range(24)], answers, max_batch_tokens=256)
+        assert values[::2] - values[1::2] == pytest.approx(fitted.held_out_margins, abs=1e-4)
+    rows = MetricsLog(where["metrics"]).read()
+    stages = {stage: [row for row in rows if row.stage == stage] for stage in dict.fromkeys(row.stage for row in rows)}
+    assert list(stages) == ["pretrain-reward", "reward", "pretrain-reward-1", "reward-1"]
+    assert [(row.step, row.total) for row in stages["reward"]] == [(step, 12) for step in range(1, 6)] + [(6, 6)]
+
+    kept = (tmp_path / "reward" / "0" / "model.safetensors").stat()
+    shutil.rmtree(tmp_path / "reward" / "1")
+    assert await fit_reward(settings, data, start=sft, **where) == fits
+    assert (tmp_path / "reward" / "0" / "model.safetensors").stat() == kept
 
 
 async def test_what_the_user_must_mend_arrives_as_such(tmp_path: Path) -> None:
