@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--seeds", type=int, choices=range(2, len(_T) + 2), default=5)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the demo's config")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     runs = [
         _collected(arguments.directory / f"seed{seed}", seed, arguments.overrides) for seed in range(arguments.seeds)
     ]
