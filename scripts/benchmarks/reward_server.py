@@ -351,7 +351,7 @@ async def call(directory: Path) -> None:
 
 
 def _expected(model: Path, answers: Sequence[Answer]) -> tuple[str, list[float]]:
-    """The version's fingerprint, and its scores of these answers, each alone."""
+    """The version's fingerprint, and its scores of these answers."""
     from rlaif_ray.reward.encoding import AnswerEncoder
     from rlaif_ray.reward.ensemble import RewardEnsemble
     from rlaif_ray.reward.package import pack_reward_model
@@ -360,7 +360,7 @@ def _expected(model: Path, answers: Sequence[Answer]) -> tuple[str, list[float]]
     ensemble = RewardEnsemble.load(model, dtype="float32", trust_remote_code=False, device="cpu")
     sequences = [encoder.encode(Prompt(answer.id, answer.prompt), answer.text) for answer in answers]
     # The normalisation of these models changes nothing.
-    raw = ensemble.raw_scores([answer.id for answer in answers], sequences, max_batch_tokens=1)
+    raw = ensemble.raw_scores([answer.id for answer in answers], sequences, max_batch_tokens=_MAX_BATCH_TOKENS)
     return pack_reward_model(model).fingerprint, raw[:, 0].tolist()
 
 
