@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +27,20 @@ if TYPE_CHECKING:
     from rlaif_ray.reward.package import ModelPackage
 
 
+@dataclass(frozen=True, slots=True)
+class _References:
+    """What reward actors are made of, by reference: it reaches a node once, when an actor there asks for it."""
+
+    model: Any  # a ModelPackage
+    policy: Any  # a ModelPackage: the policy's tokenizer
+    prompts: Any  # a mapping of ids to prompts
+
+
 class RewardWorker:
     """One copy of the reward model, or of all models of an ensemble. Its scores of a shard depend on nothing else, so a
     call may be repeated."""
 
-    def __init__(self, model: ModelPackage, policy: ModelPackage, prompts: list[Any], config: RunConfig) -> None:
-        """`prompts` is the reference of a mapping of ids to prompts, in a list so that it is fetched only where the
-        policy has another vocabulary."""
+    def __init__(self, references: _References, config: RunConfig) -> None:
         import torch
 
         from rlaif_ray.policy.model import load_tokenizer
@@ -42,6 +50,7 @@ class RewardWorker:
         from rlaif_ray.reward.package import unpacked
 
         trusted = config.policy.trust_remote_code
+        model, policy = ray.get([references.model, references.policy])
         with unpacked(model) as directory, unpacked(policy) as policy_directory:
             self._ensemble = RewardEnsemble.load(
                 directory,
@@ -53,7 +62,7 @@ class RewardWorker:
             self._policy_tokenizer = load_tokenizer(policy_directory, trust_remote_code=trusted)
         self._prompts: Mapping[str, Prompt] | None = None
         if not same_vocabulary(self._encoder.tokenizer, self._policy_tokenizer):
-            self._prompts = ray.get(prompts[0])
+            self._prompts = ray.get(references.prompts)
         self._config = config.reward
 
     def member_scores(self, rollouts: Rollouts) -> NDArray[np.float32]:
@@ -88,10 +97,10 @@ class RewardPool:
         self._package = package_of(directory)
         policy = _on_this_node(_pack_tokenizer).remote(policy_directory)
         by_id = ray.put({prompt.id: prompt for prompt in prompts})
-        # A restarted actor is given these again, so they are kept.
-        self._arguments = (self._package[0], policy, [by_id], config)
+        # A restarted actor asks for them again, so they are kept.
+        self._references = _References(self._package[0], policy, by_id)
         self._workers: list[Any] = [
-            spawn(RewardWorker, f"reward-{index}", config.reward.actors, args=self._arguments, restarts=True)
+            spawn(RewardWorker, f"reward-{index}", config.reward.actors, args=(self._references, config), restarts=True)
             for index in range(config.reward.actors.count)
         ]
 

@@ -39,14 +39,15 @@ class AnswerReader:
         self,
         config: RunConfig,
         judges: Judges | None,
-        prompts: Mapping[str, Prompt],
+        prompts: Sequence[Any],
         policy_directory: Path,
         rules: Mapping[str, tuple[Path, str]],
     ) -> None:
-        """`rules` are the files and names of functions, by the names of their sources."""
+        """`prompts` holds the reference of a mapping of ids to prompts; `rules` are the files and names of functions,
+        by the names of their sources."""
         self._config = config
         self._judges = judges
-        self._prompts = prompts
+        self._prompts: Mapping[str, Prompt] = ray.get(prompts[0])
         self._policy_directory = policy_directory
         self._rules = {label: Rule(path, name) for label, (path, name) in rules.items()}
         self._opening: asyncio.Task[None] | None = None
@@ -164,14 +165,13 @@ class _ReaderHandle:
         policy_directory: Path,
         rules: Mapping[str, tuple[Path, str]],
     ) -> None:
-        by_id = ray.put({prompt.id: prompt for prompt in prompts})
-        # A restarted actor is given these again, so they are kept.
-        self._arguments = (config, judges, by_id, policy_directory, rules)
+        # A restarted actor asks for it again, so it is kept.
+        self._prompts = [ray.put({prompt.id: prompt for prompt in prompts})]
         self._reader = spawn(
             AnswerReader,
             name,
             ActorResources(cpus=0),
-            args=self._arguments,
+            args=(config, judges, self._prompts, policy_directory, rules),
             restarts=True,
             node=ray.get_runtime_context().get_node_id(),
         )

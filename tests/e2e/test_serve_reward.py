@@ -19,12 +19,11 @@ import httpx2
 import numpy as np
 import pytest
 
-from actors.reward import RewardWorker
-from rlaif_ray.config import RunConfig
 from rlaif_ray.policy.model import load_tokenizer
 from rlaif_ray.prompts import encode_answer, encode_prompt
 from rlaif_ray.records import FinishReason, Prompt, Rollouts, offsets_of
-from rlaif_ray.reward.package import pack_reward_model, pack_tokenizer
+from rlaif_ray.reward.ensemble import RewardEnsemble, ensemble_scores, normalised
+from rlaif_ray.reward.scoring import rollout_sequences
 from tests.small_models import write_models
 
 KEY_VARIABLE, KEY = "RLAIF_TEST_SERVER_KEY", "sk-serve-reward-3e90"
@@ -85,16 +84,11 @@ def rollouts_of(tokenizer: Any, texts: list[tuple[str, str]]) -> Rollouts:
 
 
 def scores_in_a_run(sft: Path, reward: Path, texts: list[tuple[str, str]]) -> list[float]:
-    config = RunConfig.model_validate(
-        {
-            "run_dir": "unused",
-            "prompts": {"path": "toyworld:headlines"},
-            "policy": {"model": str(sft)},
-            "judge": {"model": "toyworld:judge"},
-        }
-    )
-    worker = RewardWorker(pack_reward_model(reward), pack_tokenizer(sft), [], config)
-    scores = worker.score(rollouts_of(load_tokenizer(sft, trust_remote_code=False), texts))
+    """Of the token ids that a policy drew, as reward actors score them."""
+    ensemble = RewardEnsemble.load(reward, dtype="float32", trust_remote_code=False, device="cpu")
+    rollouts = rollouts_of(load_tokenizer(sft, trust_remote_code=False), texts)
+    raw = ensemble.raw_scores(rollouts.sample_ids, rollout_sequences(rollouts), max_batch_tokens=8192)
+    scores = ensemble_scores(rollouts.sample_ids, normalised(raw, ensemble.normalisations), disagreement_penalty=0.0)
     assert scores.valid.all()
     return scores.values.tolist()
 
