@@ -22,6 +22,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -182,7 +183,8 @@ def measure_faults(directory: Path, models: Sequence[Path], seconds: float) -> F
         for fingerprint, scores in (_expected(model, answers) for model in models)
     }
     kills = swaps = 0
-    with serving(models[0], "actors.min=2", "actors.max=2") as (server, url):
+    with serving(models[0], "actors.min=2", "actors.max=2") as (server, url), ThreadPoolExecutor(1) as loader:
+        loading: Future[None] | None = None
         callers = start_callers(directory, url, answers, seconds)
         begun = killed = swapped = time.monotonic()
         while callers.poll() is None:
@@ -194,10 +196,13 @@ def measure_faults(directory: Path, models: Sequence[Path], seconds: float) -> F
                 if victims:
                     random.choice(victims).kill()
                     kills += 1
-            if now - begun < seconds and now - swapped >= _SWAP_EVERY_S:
+            # A load replies when the version before the current one is gone, which may take longer.
+            if now - begun < seconds and now - swapped >= _SWAP_EVERY_S and (loading is None or loading.done()):
+                if loading is not None:
+                    loading.result()
                 swapped = now
                 swaps += 1
-                load(url, models[swaps % len(models)])
+                loading = loader.submit(load, url, models[swaps % len(models)])
         replies = read_replies(directory)
     came = Counter(item["id"] for item in replies.items)
     scored = [item for item in replies.items if item["outcome"] == "scored"]
