@@ -243,6 +243,8 @@ class RewardConfig(FitConfig):
             raise ValueError("reward.patience needs reward.evaluate_every")
         if self.disagreement_penalty and self.ensemble == 1:
             raise ValueError("reward.disagreement_penalty needs reward.ensemble of 2 or more")
+        if not any(source.weight for source in self.sources):
+            raise ValueError("reward.mix: all weights are 0, so nothing would be learnt; give one another")
         names = [source.label for source in self.sources]
         for name in names:
             if names.count(name) > 1:

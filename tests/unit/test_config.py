@@ -250,3 +250,51 @@ def test_configs_are_frozen(minimal: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 2  # type: ignore[misc]
     assert isinstance(config, RunConfig)
+
+
+JUDGED = "reward.mix=[{kind: judge_pairs}]"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["reward.patience=2"], "reward.patience needs reward.evaluate_every"),
+        (["reward.disagreement_penalty=1"], "reward.disagreement_penalty needs reward.ensemble of 2 or more"),
+        (["reward.mix=[{kind: rule}]"], "rule and function need each other"),
+        (["reward.mix=[{kind: judge_score, function: 'a.py:f'}]"], "rule and function need each other"),
+        (["reward.mix=[{kind: judge_score}, {kind: judge_score}]"], "two rewards are called judge_score"),
+        (["reward.mix=[{kind: judge_score, weight: 0}]"], "all weights are 0"),
+        (["reward.mix=[{kind: rubric}]"], "a rubric needs judge.rubric"),
+        ([JUDGED], "ppo.answers_per_prompt must be 2 or more"),
+        (["policy.algorithm=grpo"], "ppo.answers_per_prompt must be 2 or more"),
+        (["reward.mix=[{kind: judge_pairs, against: reference}]"], "a reference answer needs prompts.reference"),
+        (["rounds=2", "reward.source=judge"], "without a reward model there is nothing to fit anew"),
+        (["collect.from_round=2"], "leaves the first round without preferences"),
+        (["collect.pairs_per_prompt=7"], "exceeds the 6 pairs"),
+    ],
+)
+def test_rewards_that_cannot_be_had_are_refused(minimal: Path, overrides: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        load_config(minimal, overrides)
+
+
+def test_the_reward_is_what_its_sources_are(minimal: Path) -> None:
+    plain = load_config(minimal).reward
+    assert (plain.fits_a_model, plain.is_mixed, plain.asks_the_judge) == (True, False, False)
+    watched = load_config(minimal, ["reward.watch=4"]).reward
+    assert (watched.fits_a_model, watched.is_mixed, watched.asks_the_judge) == (True, False, True)
+    direct = load_config(minimal, ["reward.source=judge"]).reward
+    assert (direct.fits_a_model, direct.is_mixed, direct.asks_the_judge) == (False, True, True)
+    ruled = load_config(minimal, ["reward.mix=[{kind: reward_model}, {kind: rule, function: 'a.py:f'}]"]).reward
+    assert (ruled.fits_a_model, ruled.is_mixed, ruled.asks_the_judge) == (True, True, False)
+    assert [source.label for source in ruled.sources] == ["reward_model", "f"]
+    doubled = load_config(minimal, ["reward.mix=[{kind: reward_model, weight: 2}]"]).reward
+    assert doubled.is_mixed
+
+
+def test_every_pairing_but_random_and_active_may_ask_for_more_pairs_than_there_are(minimal: Path) -> None:
+    for pairing in ("all", "best_worst"):
+        assert (
+            load_config(minimal, [f"collect.pairing={pairing}", "collect.pairs_per_prompt=7"]).collect.pairing
+            == pairing
+        )
