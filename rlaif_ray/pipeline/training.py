@@ -21,7 +21,7 @@ async def train(context: RunContext, round: Round) -> Trained:
     before = (round.number - 1) * config.iterations
     total = context.config.rounds * config.iterations
     learner, rollouts, reward, watch = await asyncio.gather(
-        context.runtime.learner(_models(context, round), round.directory.checkpoints("ppo")),
+        context.runtime.learner(learner_models(context, round), round.directory.checkpoints("ppo")),
         context.runtime.rollouts(),
         context.runtime.rewards(round.directory.model("reward"), prompts),
         context.runtime.watch(prompts),
@@ -83,7 +83,8 @@ async def _labeler(context: RunContext) -> LabelerSummary:
     )
 
 
-def _models(context: RunContext, round: Round) -> LearnerModels:
+def learner_models(context: RunContext, round: Round) -> LearnerModels:
+    """What a round's learner begins with."""
     sft = context.run.model("sft")
     start = context.policy_before(round)
     return LearnerModels(

@@ -8,6 +8,8 @@ from rlaif_ray.config import RunConfig
 from rlaif_ray.console import Console
 from rlaif_ray.pipeline.context import RunContext
 from rlaif_ray.pipeline.steps import Stage, steps_of
+from rlaif_ray.pipeline.training import learner_models
+from rlaif_ray.records import LearnerModels
 
 IN_ORDER = ["collect", "fit-reward", "train", "evaluate"]
 
@@ -59,3 +61,16 @@ def test_the_last_round_is_kept_where_a_run_of_one_round_is(tmp_path: Path) -> N
     assert context.policy_before(context.round(1)) == tmp_path / "models" / "sft"
     assert context.policy_before(last) == tmp_path / "rounds" / "2" / "models" / "policy"
     assert [context.round(number).named("collect") for number in (1, 2)] == ["collect", "collect-2"]
+
+
+@pytest.mark.parametrize(("reference", "held_to"), [("sft", "models/sft"), ("previous", "rounds/1/models/policy")])
+def test_a_later_round_starts_from_the_policy_before_and_is_held_to_what_the_config_says(
+    tmp_path: Path, reference: str, held_to: str
+) -> None:
+    tree = config(rounds=2, run_dir=str(tmp_path), policy={"model": "m", "reference": reference})
+    context = RunContext(tree, None, Console(stages=1))  # type: ignore[arg-type]
+    sft, first = tmp_path / "models" / "sft", tmp_path / "rounds" / "1" / "models"
+    assert learner_models(context, context.round(1)) == LearnerModels(sft, sft, first / "reward")
+    assert learner_models(context, context.round(2)) == LearnerModels(
+        first / "policy", tmp_path / held_to, tmp_path / "models" / "reward"
+    )
