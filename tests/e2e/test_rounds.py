@@ -20,6 +20,9 @@ from rlaif_ray.preferences.dataset import PreferenceRow, read_preferences
 from rlaif_ray.report.summary import Summary, read_summary
 from rlaif_ray.weights import read_weights
 
+# Two runs of two rounds each, and a machine may be slow.
+pytestmark = pytest.mark.timeout(1500)
+
 RECIPE = Path(__file__).parents[2] / "scripts" / "configs" / "human_then_ai.yaml"
 ITERATIONS = 4
 SMALL = [
