@@ -38,9 +38,17 @@ class _References:
 
 class RewardWorker:
     """One copy of the reward model, or of all models of an ensemble. Its scores of a shard depend on nothing else, so a
-    call may be repeated."""
+    call may be repeated. Each call says what the worker is made of: one that Ray has restarted has nothing else."""
 
-    def __init__(self, references: _References, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig) -> None:
+        self._policy = config.policy
+        self._config = config.reward
+        self._is_open = False
+
+    def open(self, references: _References) -> None:
+        """Load the model, once."""
+        if self._is_open:
+            return
         import torch
 
         from rlaif_ray.policy.model import load_tokenizer
@@ -49,12 +57,12 @@ class RewardWorker:
         from rlaif_ray.reward.initial import same_vocabulary
         from rlaif_ray.reward.package import unpacked
 
-        trusted = config.policy.trust_remote_code
+        trusted = self._policy.trust_remote_code
         model, policy = ray.get([references.model, references.policy])
         with unpacked(model) as directory, unpacked(policy) as policy_directory:
             self._ensemble = RewardEnsemble.load(
                 directory,
-                dtype=config.policy.dtype,
+                dtype=self._policy.dtype,
                 trust_remote_code=trusted,
                 device="cuda" if torch.cuda.is_available() else "cpu",
             )
@@ -63,13 +71,14 @@ class RewardWorker:
         self._prompts: Mapping[str, Prompt] | None = None
         if not same_vocabulary(self._encoder.tokenizer, self._policy_tokenizer):
             self._prompts = ray.get(references.prompts)
-        self._config = config.reward
+        self._is_open = True
 
-    def member_scores(self, rollouts: Rollouts) -> NDArray[np.float32]:
+    def member_scores(self, references: _References, rollouts: Rollouts) -> NDArray[np.float32]:
         """Each member's normalised score (B, k); NaN where it gives none."""
         from rlaif_ray.reward.ensemble import normalised
         from rlaif_ray.reward.scoring import rollout_sequences
 
+        self.open(references)
         sequences = (
             rollout_sequences(rollouts)
             if self._prompts is None
@@ -78,12 +87,12 @@ class RewardWorker:
         raw = self._ensemble.raw_scores(rollouts.sample_ids, sequences, max_batch_tokens=self._config.max_batch_tokens)
         return normalised(raw, self._ensemble.normalisations)
 
-    def score(self, rollouts: Rollouts) -> Scores:
+    def score(self, references: _References, rollouts: Rollouts) -> Scores:
         from rlaif_ray.reward.ensemble import ensemble_scores
 
         return ensemble_scores(
             rollouts.sample_ids,
-            self.member_scores(rollouts),
+            self.member_scores(references, rollouts),
             disagreement_penalty=self._config.disagreement_penalty,
         )
 
@@ -97,17 +106,16 @@ class RewardPool:
         self._package = package_of(directory)
         policy = _on_this_node(_pack_tokenizer).remote(policy_directory)
         by_id = ray.put({prompt.id: prompt for prompt in prompts})
-        # A restarted actor asks for them again, so they are kept.
         self._references = _References(self._package[0], policy, by_id)
         self._workers: list[Any] = [
-            spawn(RewardWorker, f"reward-{index}", config.reward.actors, args=(self._references, config), restarts=True)
+            spawn(RewardWorker, f"reward-{index}", config.reward.actors, args=(config,), restarts=True)
             for index in range(config.reward.actors.count)
         ]
 
     async def ready(self) -> None:
         """Wait until every actor has loaded the model. Raises UserError where there is none."""
         await checked(*self._package)
-        await asyncio.gather(*(worker.__ray_ready__.remote() for worker in self._workers))
+        await asyncio.gather(*(worker.open.remote(self._references) for worker in self._workers))
 
     def score(self, rollouts: Shards[Rollouts]) -> Shards[Scores]:
         return self._on_each("score", rollouts)
@@ -122,7 +130,7 @@ class RewardPool:
 
     def _on_each(self, method: str, rollouts: Shards[Rollouts]) -> Shards[Any]:
         return tuple(
-            getattr(self._workers[index % len(self._workers)], method).remote(shard)
+            getattr(self._workers[index % len(self._workers)], method).remote(self._references, shard)
             for index, shard in enumerate(rollouts)
         )
 

@@ -39,29 +39,30 @@ class AnswerReader:
         self,
         config: RunConfig,
         judges: Judges | None,
-        prompts: Sequence[Any],
         policy_directory: Path,
         rules: Mapping[str, tuple[Path, str]],
     ) -> None:
-        """`prompts` holds the reference of a mapping of ids to prompts; `rules` are the files and names of functions,
-        by the names of their sources."""
+        """`rules` are the files and names of functions, by the names of their sources."""
         self._config = config
         self._judges = judges
-        self._prompts: Mapping[str, Prompt] = ray.get(prompts[0])
         self._policy_directory = policy_directory
         self._rules = {label: Rule(path, name) for label, (path, name) in rules.items()}
         self._opening: asyncio.Task[None] | None = None
 
-    async def open(self) -> None:
-        """Load the tokenizer and the rules, once. Raises UserError for a rule that cannot be loaded."""
+    async def open(self, prompts: Sequence[Any]) -> None:
+        """Load the tokenizer and the rules, once. Raises UserError for a rule that cannot be loaded.
+
+        `prompts` holds the reference of a mapping of ids to prompts. Each call brings it, as an actor that Ray has
+        restarted has nothing else.
+        """
         if self._opening is None:
-            self._opening = asyncio.create_task(self._open())
+            self._opening = asyncio.create_task(self._open(prompts))
         await asyncio.shield(self._opening)
 
-    async def score(self, rollouts: Sequence[Any], modelled: Sequence[Any]) -> Any:
+    async def score(self, prompts: Sequence[Any], rollouts: Sequence[Any], modelled: Sequence[Any]) -> Any:
         """Scores, shard by shard, of the rollouts behind these references; `modelled` are the reward model's, where it
         takes part. Raises UserError and Stopped as the judge does, and UserError where no answer has a reward."""
-        await self.open()
+        await self.open(prompts)
         shards: list[Rollouts] = list(await asyncio.gather(*rollouts))
         by_model: list[Scores] = list(await asyncio.gather(*modelled))
         answers = decoded_answers(shards, self._decode, self._prompts)
@@ -91,9 +92,9 @@ class AnswerReader:
         ]
         return scores[0] if len(scores) == 1 else tuple(scores)  # as Ray counts a task's results
 
-    async def watch(self, rollouts: Sequence[Any], scores: Sequence[Any]) -> dict[str, float]:
+    async def watch(self, prompts: Sequence[Any], rollouts: Sequence[Any], scores: Sequence[Any]) -> dict[str, float]:
         """How the rewards of a sample of answers compare with the judge's scores. Raises as `score` does."""
-        await self.open()
+        await self.open(prompts)
         shards: list[Rollouts] = list(await asyncio.gather(*rollouts))
         rewarded: list[Scores] = list(await asyncio.gather(*scores))
         answers = decoded_answers(shards, self._decode, self._prompts)
@@ -105,9 +106,10 @@ class AnswerReader:
         rewards = np.concatenate([shard.values for shard in rewarded])[rows]
         return watch_measures(rewards, part.values)
 
-    async def _open(self) -> None:
+    async def _open(self, prompts: Sequence[Any]) -> None:
         from rlaif_ray.policy.model import load_tokenizer
 
+        self._prompts: Mapping[str, Prompt] = await prompts[0]
         self._tokenizer = load_tokenizer(
             self._policy_directory, trust_remote_code=self._config.policy.trust_remote_code
         )
@@ -165,13 +167,12 @@ class _ReaderHandle:
         policy_directory: Path,
         rules: Mapping[str, tuple[Path, str]],
     ) -> None:
-        # A restarted actor asks for it again, so it is kept.
         self._prompts = [ray.put({prompt.id: prompt for prompt in prompts})]
         self._reader = spawn(
             AnswerReader,
             name,
             ActorResources(cpus=0),
-            args=(config, judges, self._prompts, policy_directory, rules),
+            args=(config, judges, policy_directory, rules),
             restarts=True,
             node=ray.get_runtime_context().get_node_id(),
         )
@@ -179,7 +180,7 @@ class _ReaderHandle:
     async def ready(self) -> None:
         """Wait until the actor can read. Raises UserError for a rule that cannot be loaded."""
         try:
-            await self._reader.open.remote()
+            await self._reader.open.remote(self._prompts)
         except RayTaskError as error:
             raise cause_of(error) from None
 
@@ -212,7 +213,9 @@ class RewardMix(_ReaderHandle):
     def score(self, rollouts: Shards[Rollouts]) -> Shards[Scores]:
         modelled = () if self._models is None else self._models.score(rollouts)
         # Inside lists the references stay references: the actor fetches what is behind them.
-        scores = self._reader.score.options(num_returns=len(rollouts)).remote(list(rollouts), list(modelled))
+        scores = self._reader.score.options(num_returns=len(rollouts)).remote(
+            self._prompts, list(rollouts), list(modelled)
+        )
         return (scores,) if len(rollouts) == 1 else tuple(scores)
 
     def close(self) -> None:
@@ -229,7 +232,7 @@ class RewardWatch(_ReaderHandle):
 
     async def watch(self, rollouts: Shards[Rollouts], scores: Shards[Scores]) -> Mapping[str, float]:
         try:
-            measures: Mapping[str, float] = await self._reader.watch.remote(list(rollouts), list(scores))
+            measures: Mapping[str, float] = await self._reader.watch.remote(self._prompts, list(rollouts), list(scores))
         except RayTaskError as error:
             raise cause_of(error) from None
         return measures
