@@ -31,6 +31,7 @@ async def serve_reward(directory: Path, config: ServeRewardConfig, say: Callable
         server = _Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
         dispatching = asyncio.create_task(dispatcher.run())
         serving = asyncio.create_task(server.serve(sockets=[listener]))
+        listener.listen()  # uvicorn is about to, and whoever reads the greeting may call at once
         say(_greeting(version, listener.getsockname()[:2]))
         await asyncio.wait([serving, dispatching], return_when=asyncio.FIRST_COMPLETED)
         server.should_exit = True
