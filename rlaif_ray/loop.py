@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from rlaif_ray.config import Stopped, UserError
 from rlaif_ray.metrics import ITERATION_SECONDS, LOAD_SECONDS, PUBLISH_SECONDS
-from rlaif_ray.records import Rollouts, SampleRequest, Scores
+from rlaif_ray.records import Rollouts, SampleRequest, Scores, WeightVersion
 from rlaif_ray.stages import LearnerStage, RewardStage, RolloutStage, Shards, WatchStage
 
 OnMetrics: TypeAlias = Callable[[int, Mapping[str, float]], None]
+OnPublished: TypeAlias = Callable[[int, WeightVersion], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,10 @@ class OnlineStages:
     watch: WatchStage | None = None
 
 
+async def _unused(iteration: int, version: WeightVersion) -> None:
+    """What to do with published weights beyond training on."""
+
+
 async def train_on_policy(
     stages: OnlineStages,
     requests: Callable[[int], Sequence[SampleRequest]],
@@ -34,17 +39,21 @@ async def train_on_policy(
     checkpoint_every: int,
     on_iteration: OnMetrics,
     on_watched: OnMetrics = lambda iteration, metrics: None,
+    on_published: OnPublished = _unused,
 ) -> None:
     """Every iteration samples from the newest weights, scores, takes the learner's step and publishes.
 
     No batch passes through here: shards are opaque, and only metrics and a version are awaited. The last iteration
     is always checkpointed, and so is the last whole one where a budget, a guard or a user's error ends the run. The
     watch runs beside all this: `on_watched` hears of an iteration when its watch is done, before this returns.
+    `on_published` is awaited with each iteration's weights before its checkpoint, and at the start with those of the
+    iteration before, so that an interruption never comes between a checkpoint and what was owed to its weights.
     """
     watching = _Watching(stages.watch, on_watched)
     unsaved: int | None = None
     try:
         version = await stages.learner.publish()
+        await on_published(iterations.start - 1, version)
         for iteration in iterations:
             start = time.monotonic()
             await stages.rollouts.load(version)
@@ -57,6 +66,7 @@ async def train_on_policy(
             version = await stages.learner.publish()
             published = time.monotonic()
             unsaved = iteration
+            await on_published(iteration, version)
             if iteration % checkpoint_every == checkpoint_every - 1 or iteration == iterations[-1]:
                 await stages.learner.checkpoint(iteration)
                 unsaved = None
