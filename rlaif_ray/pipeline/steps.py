@@ -8,6 +8,7 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict
 
 from rlaif_ray.config import RunConfig
+from rlaif_ray.evaluation.validation import Validation
 from rlaif_ray.report.summary import LabelerSummary, PolicySummary, RewardSummary
 
 
@@ -43,6 +44,7 @@ class Fitted(Done):
 class Trained(Done):
     labeler: LabelerSummary  # of the rewards that the judge gave while the policy was trained
     resumed_from: int | None  # the last iteration that a checkpoint held when training went on
+    validation: Validation | None = None  # of the policy that was taken; None where the last one was, unmeasured
 
 
 class Evaluated(Done):
