@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TypeAlias
 
 from rlaif_ray.config import Stopped, UserError
@@ -49,41 +52,120 @@ async def train_on_policy(
     `on_published` is awaited with each iteration's weights before its checkpoint, and at the start with those of the
     iteration before, so that an interruption never comes between a checkpoint and what was owed to its weights.
     """
-    watching = _Watching(stages.watch, on_watched)
-    unsaved: int | None = None
-    try:
-        version = await stages.learner.publish()
-        await on_published(iterations.start - 1, version)
+    async with _training(stages, iterations, checkpoint_every, on_iteration, on_watched, on_published) as training:
+        version = await training.begin()
         for iteration in iterations:
             start = time.monotonic()
-            await stages.rollouts.load(version)
-            loaded = time.monotonic()
-            rollouts = stages.rollouts.generate(requests(iteration))
-            scores = stages.reward.score(rollouts)
-            watching.begin(iteration, rollouts, scores)
-            metrics = await stages.learner.step(iteration, rollouts, scores)
-            stepped = time.monotonic()
-            version = await stages.learner.publish()
-            published = time.monotonic()
-            unsaved = iteration
-            await on_published(iteration, version)
-            if iteration % checkpoint_every == checkpoint_every - 1 or iteration == iterations[-1]:
-                await stages.learner.checkpoint(iteration)
-                unsaved = None
-            seconds = {
-                LOAD_SECONDS: loaded - start,
-                PUBLISH_SECONDS: published - stepped,
-                ITERATION_SECONDS: time.monotonic() - start,
-            }
-            on_iteration(iteration, {**metrics, **seconds})
-            watching.report()
+            load_seconds = await training.load(version)
+            batch = training.draw(requests(iteration))
+            version, metrics = await training.step(iteration, batch)
+            training.tell(iteration, start, {**metrics, LOAD_SECONDS: load_seconds})
+
+
+async def train_overlapped(
+    stages: OnlineStages,
+    requests: Callable[[int], Sequence[SampleRequest]],
+    iterations: range,
+    *,
+    max_staleness: int,
+    checkpoint_every: int,
+    on_iteration: OnMetrics,
+    on_watched: OnMetrics = lambda iteration, metrics: None,
+    on_published: OnPublished = _unused,
+) -> None:
+    """The same with up to `max_staleness` batches drawn ahead, while the learner takes its steps: when it comes to a
+    batch, it has published no more than so many versions since the batch was begun.
+
+    New weights are loaded before the next batch is begun. What a load does to answers that are still being drawn is
+    the rollout stage's affair. Nothing is drawn beyond the last iteration.
+    """
+    async with _training(stages, iterations, checkpoint_every, on_iteration, on_watched, on_published) as training:
+        to_draw = iter(iterations)
+        ahead: deque[_Batch] = deque()
+        await training.load(await training.begin())
+        ahead.extend(training.draw(requests(later)) for later in islice(to_draw, 1 + max_staleness))
+        for iteration in iterations:
+            start = time.monotonic()
+            version, metrics = await training.step(iteration, ahead.popleft())
+            load_seconds = 0.0
+            for later in islice(to_draw, 1):
+                load_seconds = await training.load(version)
+                ahead.append(training.draw(requests(later)))
+            training.tell(iteration, start, {**metrics, LOAD_SECONDS: load_seconds})
+
+
+_Batch: TypeAlias = tuple[Shards[Rollouts], Shards[Scores]]
+
+
+@asynccontextmanager
+async def _training(
+    stages: OnlineStages,
+    iterations: range,
+    checkpoint_every: int,
+    on_iteration: OnMetrics,
+    on_watched: OnMetrics,
+    on_published: OnPublished,
+) -> AsyncIterator[_Training]:
+    """What both forms do in one way. Where it is left, all that is owed to whole iterations has been done."""
+    watching = _Watching(stages.watch, on_watched)
+    training = _Training(stages, iterations, checkpoint_every, on_iteration, on_published, watching)
+    try:
+        yield training
         await watching.finish()
     except (Stopped, UserError):
-        if unsaved is not None:
-            await stages.learner.checkpoint(unsaved)
+        if training.unsaved is not None:
+            await stages.learner.checkpoint(training.unsaved)
         raise
     finally:
         watching.cancel()
+
+
+@dataclass(slots=True)
+class _Training:
+    """The parts of an iteration, and the last one that is whole but not yet checkpointed."""
+
+    stages: OnlineStages
+    iterations: range
+    checkpoint_every: int
+    on_iteration: OnMetrics
+    on_published: OnPublished
+    watching: _Watching
+    unsaved: int | None = None
+
+    async def begin(self) -> WeightVersion:
+        version = await self.stages.learner.publish()
+        await self.on_published(self.iterations.start - 1, version)
+        return version
+
+    async def load(self, version: WeightVersion) -> float:
+        """Serve these weights; returns the seconds that it took."""
+        start = time.monotonic()
+        await self.stages.rollouts.load(version)
+        return time.monotonic() - start
+
+    def draw(self, requests: Sequence[SampleRequest]) -> _Batch:
+        """Start drawing and scoring; returns at once."""
+        rollouts = self.stages.rollouts.generate(requests)
+        return rollouts, self.stages.reward.score(rollouts)
+
+    async def step(self, iteration: int, batch: _Batch) -> tuple[WeightVersion, Mapping[str, float]]:
+        """Learn from a batch, publish, and checkpoint when that is due."""
+        self.watching.begin(iteration, *batch)
+        metrics = await self.stages.learner.step(iteration, *batch)
+        stepped = time.monotonic()
+        version = await self.stages.learner.publish()
+        published = time.monotonic()
+        self.unsaved = iteration
+        await self.on_published(iteration, version)
+        if iteration % self.checkpoint_every == self.checkpoint_every - 1 or iteration == self.iterations[-1]:
+            await self.stages.learner.checkpoint(iteration)
+            self.unsaved = None
+        return version, {**metrics, PUBLISH_SECONDS: published - stepped}
+
+    def tell(self, iteration: int, start: float, metrics: Mapping[str, float]) -> None:
+        """Of an iteration that began at `start`, and of the watches that are done."""
+        self.on_iteration(iteration, {**metrics, ITERATION_SECONDS: time.monotonic() - start})
+        self.watching.report()
 
 
 @dataclass(slots=True)

@@ -2,13 +2,16 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rlaif_ray.config import Stopped, UserError
-from rlaif_ray.loop import OnlineStages, train_on_policy
+from rlaif_ray.loop import OnlineStages, train_on_policy, train_overlapped
 from rlaif_ray.records import Prompt, SampleRequest, WeightVersion
 
 
@@ -76,12 +79,70 @@ async def test_each_iteration_samples_from_the_newest_weights_and_checkpoints_wh
     assert seen == [(3, 3.0), (4, 4.0), (5, 5.0)]
 
 
+async def test_batches_are_drawn_ahead_while_the_learner_steps() -> None:
+    """At staleness 1: s1 is begun before step 0, s2 before step 1, and nothing more before step 2."""
+    stages = Recorder()
+    await train(stages, range(3), max_staleness=1, checkpoint_every=2)
+    assert stages.calls == [
+        "load 1",
+        "generate ['s0']",
+        "generate ['s1']",
+        "step 0 on rollouts of version 1, scores of rollouts of version 1",
+        "load 2",
+        "generate ['s2']",
+        "logged 0",
+        "step 1 on rollouts of version 1, scores of rollouts of version 1",
+        "checkpoint 1",
+        "logged 1",
+        "step 2 on rollouts of version 2, scores of rollouts of version 2",
+        "checkpoint 2",
+        "logged 2",
+    ]
+
+
+@given(st.integers(0, 4), st.integers(0, 5), st.integers(1, 9))
+def test_no_batch_is_staler_than_allowed_and_each_is_drawn_once(staleness: int, first: int, count: int) -> None:
+    lags: list[int] = []
+
+    class Lagging(Recorder):
+        async def step(self, iteration: int, rollouts: Any, scores: Any) -> dict[str, float]:
+            lags.append(self.version - int(rollouts[0].rpartition(" ")[2]))
+            return await super().step(iteration, rollouts, scores)
+
+    stages = Lagging()
+    asyncio.run(train(stages, range(first, first + count), max_staleness=staleness))
+    assert len(lags) == count
+    assert max(lags) == min(staleness, count - 1)
+    drawn = [call for call in stages.calls if call.startswith("generate")]
+    assert drawn == [f"generate ['s{iteration}']" for iteration in range(first, first + count)]
+
+
+async def test_without_staleness_both_forms_ask_for_the_same_in_the_same_order() -> None:
+    """But for the load, which the second form does at an iteration's end."""
+
+    class Unlogged(Recorder):
+        def work(self) -> list[str]:
+            return [call for call in self.calls if not call.startswith("logged")]
+
+    on_policy, overlapped = Unlogged(), Unlogged()
+    await train(on_policy, range(2, 7), checkpoint_every=3)
+    await train(overlapped, range(2, 7), checkpoint_every=3, max_staleness=0)
+    assert on_policy.work() == overlapped.work()
+
+
 async def train(
-    stages: Recorder, iterations: range, watch: Any = None, *, checkpoint_every: int = 10
+    stages: Recorder,
+    iterations: range,
+    watch: Any = None,
+    *,
+    checkpoint_every: int = 10,
+    max_staleness: int | None = None,
 ) -> list[tuple[int, dict[str, float]]]:
-    """Runs the loop; returns what was watched, in the order that it was told of."""
+    """Runs the loop, in its second form where a staleness is allowed; returns what was watched, in the order that it
+    was told of."""
     watched: list[tuple[int, dict[str, float]]] = []
-    await train_on_policy(
+    form: Any = train_on_policy if max_staleness is None else partial(train_overlapped, max_staleness=max_staleness)
+    await form(
         OnlineStages(stages, stages, stages, watch),
         lambda iteration: [request(f"s{iteration}")],
         iterations,
@@ -92,12 +153,19 @@ async def train(
     return watched
 
 
+FORMS = pytest.mark.parametrize("max_staleness", [None, 2], ids=["on_policy", "overlapped"])
+
+
+@FORMS
 @pytest.mark.parametrize("error", [Stopped("the budget is spent"), UserError("the key is refused")])
-async def test_a_run_that_is_stopped_keeps_its_last_whole_iteration(error: Exception) -> None:
+async def test_a_run_that_is_stopped_keeps_its_last_whole_iteration(
+    error: Exception, max_staleness: int | None
+) -> None:
     stages = Recorder(fails={5: error})
     with pytest.raises(type(error), match=str(error)):
-        await train(stages, range(3, 20))
-    assert stages.calls[-2:] == ["generate ['s5']", "checkpoint 4"]
+        await train(stages, range(3, 20), max_staleness=max_staleness)
+    assert stages.calls[-1] == "checkpoint 4"
+    assert [call for call in stages.calls if call.startswith(("step", "checkpoint"))][-2].startswith("step 4")
 
 
 async def test_what_is_checkpointed_already_is_not_written_again() -> None:
@@ -114,10 +182,11 @@ async def test_a_run_that_is_stopped_at_once_has_nothing_to_keep() -> None:
     assert not [call for call in stages.calls if call.startswith("checkpoint")]
 
 
-async def test_a_defect_keeps_nothing_that_it_may_have_spoilt() -> None:
+@FORMS
+async def test_a_defect_keeps_nothing_that_it_may_have_spoilt(max_staleness: int | None) -> None:
     stages = Recorder(fails={5: RuntimeError("a defect")})
     with pytest.raises(RuntimeError, match="a defect"):
-        await train(stages, range(3, 20))
+        await train(stages, range(3, 20), max_staleness=max_staleness)
     assert not [call for call in stages.calls if call.startswith("checkpoint")]
 
 
