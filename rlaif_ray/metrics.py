@@ -24,7 +24,9 @@ SFT: Final = "sft"
 REWARD: Final = "reward"
 REWARD_PRETRAINING: Final = "pretrain-reward"
 PPO: Final = "ppo"
+DPO: Final = "dpo"
 WATCH: Final = "watch"
+VALIDATION: Final = "validation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +46,13 @@ def _define(name: str, unit: str, meaning: str) -> str:
     return name
 
 
-# Batch trainers (SFT, reward model).
-LOSS: Final = _define("loss", "nats", "training loss: per answer token in SFT, per pair for the reward model")
-ACCURACY: Final = _define("accuracy", "", "share of training pairs whose preferred answer the reward model ranks first")
+# Batch trainers (SFT, reward model, DPO, whose implicit reward ranks answers as a reward model does).
+LOSS: Final = _define("loss", "nats", "training loss: per answer token in SFT, per pair elsewhere")
+ACCURACY: Final = _define("accuracy", "", "share of training pairs whose preferred answer is ranked first")
+MARGIN: Final = _define("margin", "", "mean lead of the preferred answer's implicit reward over the other's")
 HELD_OUT_LOSS: Final = _define("held_out_loss", "nats", "the same loss on data that no step has seen")
 HELD_OUT_ACCURACY: Final = _define("held_out_accuracy", "", "the same accuracy on prompts that no step has seen")
+HELD_OUT_MARGIN: Final = _define("held_out_margin", "", "the same lead on prompts that no step has seen")
 LEARNING_RATE: Final = _define("learning_rate", "", "the optimizer's learning rate")
 GRADIENT_NORM: Final = _define("gradient_norm", "", "norm of the gradient before it is clipped")
 
@@ -93,10 +97,27 @@ APPROXIMATE_KL: Final = _define("approximate_kl", "nats/token", "KL of the updat
 EXPLAINED_VARIANCE: Final = _define("explained_variance", "", "share of the returns' variance that the values explain")
 POLICY_GRADIENT_NORM: Final = _define("policy_gradient_norm", "", "norm of the policy's gradient before clipping")
 VALUE_GRADIENT_NORM: Final = _define("value_gradient_norm", "", "norm of the value model's gradient before clipping")
+EARLY_STOPPED: Final = _define(
+    "early_stopped", "", "1 where the policy's updates ended early, being far enough from where they began"
+)
+SKIPPED_STEP: Final = _define("skipped_step", "", "1 where no answer of an iteration prefers any other: no update")
+
+# Three policies: the one that sampled, the one at the start of an update, the one being trained.
 LOGPROB_GAP: Final = _define(
-    "logprob_gap", "nats/token", "mean absolute gap between rollout and learner log-probabilities of one version"
+    "logprob_gap", "nats/token", "mean absolute gap between rollout and learner log-probabilities before an update"
 )
 LOGPROB_GAP_MAX: Final = _define("logprob_gap_max", "nats/token", "the largest such gap on any token")
+IMPORTANCE_WEIGHT: Final = _define(
+    "importance_weight", "", "mean weight by which answers of the rollouts' policy stand for the learner's"
+)
+IMPORTANCE_TRUNCATED: Final = _define("importance_truncated", "", "share of tokens whose weight was cut")
+STALENESS: Final = _define("staleness", "versions", "mean lag of the weights that drew a token behind the learner's")
+
+# Validation: the policy against SFT while it is trained, on held-out prompts.
+WIN_RATE: Final = _define("win_rate", "", "share of validation prompts on which the policy beats SFT, ties half")
+WIN_RATE_LOW: Final = _define("win_rate_low", "", "lower end of its 95 % interval")
+WIN_RATE_HIGH: Final = _define("win_rate_high", "", "upper end of its 95 % interval")
+COMPARED: Final = _define("compared", "prompts", "validation prompts on which someone could say who won")
 
 # Where an iteration's time goes.
 GENERATION_TOKENS_PER_SECOND: Final = _define(

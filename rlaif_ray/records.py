@@ -76,6 +76,9 @@ class Rollouts:
     `prompt_tokens`  (sum of prompt lengths,) int32, row i at prompt_offsets[i]:prompt_offsets[i + 1]
     `answer_tokens`  (sum of answer lengths,) int32, with the stop token where the policy drew one
     `logprobs`       (sum of answer lengths,) float32, in nats, of the policy that sampled, at its temperature
+    `token_versions` (sum of answer lengths,) int32, of the weights that drew each token
+
+    `version` and `fingerprint` are of the weights that were served when the first token was drawn.
     """
 
     sample_ids: tuple[str, ...]
@@ -86,6 +89,7 @@ class Rollouts:
     answer_tokens: NDArray[np.int32]
     answer_offsets: NDArray[np.int64]
     logprobs: NDArray[np.float32]
+    token_versions: NDArray[np.int32]
     finish_reasons: tuple[FinishReason, ...]
     version: int
     fingerprint: str

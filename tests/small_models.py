@@ -54,6 +54,7 @@ def scored_rollouts(count: int, seed: int, *, invalid: tuple[int, ...] = ()) -> 
         answer_tokens=random.integers(5, 15, answers.sum()).astype(np.int32),
         answer_offsets=offsets_of(answers),
         logprobs=np.full(answers.sum(), -2.0, dtype=np.float32),
+        token_versions=np.ones(answers.sum(), dtype=np.int32),
         finish_reasons=tuple(FinishReason.LENGTH if length == 5 else FinishReason.STOP for length in answers),
         version=1,
         fingerprint="test",

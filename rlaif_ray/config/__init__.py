@@ -3,21 +3,18 @@
 Everything that can be wrong with it is found at load, and said in one sentence that names the key.
 """
 
+from rlaif_ray.config.fitting import FitConfig, PreferenceFileConfig
 from rlaif_ray.config.judge import CascadeConfig, EndpointConfig, JudgeConfig, PriceConfig
+from rlaif_ray.config.learning import DpoConfig, LearnerConfig, PpoConfig
 from rlaif_ray.config.loading import dump_config, load_config, load_judge_config, load_serve_config
+from rlaif_ray.config.reward import PretrainingConfig, RewardConfig, RewardSourceConfig
 from rlaif_ray.config.run import (
     CollectConfig,
     EvaluationConfig,
-    FitConfig,
     JudgeRunConfig,
-    LearnerConfig,
+    LoraConfig,
     PolicyConfig,
-    PpoConfig,
-    PreferenceFileConfig,
-    PretrainingConfig,
     PromptsConfig,
-    RewardConfig,
-    RewardSourceConfig,
     RolloutConfig,
     RunConfig,
     ScratchModelConfig,
@@ -30,12 +27,14 @@ __all__ = [
     "ActorResources",
     "CascadeConfig",
     "CollectConfig",
+    "DpoConfig",
     "EndpointConfig",
     "EvaluationConfig",
     "FitConfig",
     "JudgeConfig",
     "JudgeRunConfig",
     "LearnerConfig",
+    "LoraConfig",
     "PolicyConfig",
     "PoolSize",
     "PpoConfig",

@@ -7,15 +7,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from rlaif_ray.config.fitting import FitConfig
 from rlaif_ray.config.judge import JudgeConfig
+from rlaif_ray.config.learning import DpoConfig, LearnerConfig, PpoConfig
+from rlaif_ray.config.reward import RewardConfig
 from rlaif_ray.config.section import (
     ActorResources,
-    Fraction,
     NonNegative,
-    NonNegativeFloat,
     Positive,
     PositiveFloat,
-    Replicas,
     Section,
 )
 
@@ -43,12 +43,23 @@ class ScratchModelConfig(Section):
     intermediate_size: Positive = 176
 
 
+class LoraConfig(Section):
+    """Low-rank adapters (Hu et al. 2022) on the policy's linear layers; its own weights stay as they are."""
+
+    rank: Positive = 16
+    alpha: PositiveFloat = 32.0
+    """The adapters' output is scaled by alpha / rank."""
+    targets: tuple[str, ...] = ()
+    """Names of the layers that get one, such as q_proj. Without it every linear layer but the head."""
+
+
 class PolicyConfig(Section):
     model: str | None = None
     """A Hugging Face causal LM: a directory or a name. Without it `scratch` builds one."""
     scratch: ScratchModelConfig | None = None
-    algorithm: Literal["ppo", "rloo", "grpo"] = "ppo"
-    """How the policy learns from scores. `rloo` and `grpo` need no value model, and several answers to a prompt."""
+    algorithm: Literal["ppo", "reinforce", "a2c", "rloo", "grpo", "dpo"] = "ppo"
+    """How the policy learns. `ppo`, `reinforce` and `a2c` learn from scores with a value model; `rloo` and `grpo` need
+    none, but several answers to a prompt; `dpo` learns from preferences, with no reward model."""
     reference: Literal["sft", "previous"] = "sft"
     """What the KL holds the policy to in a later round: the SFT model, or the policy that the round before made."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -57,6 +68,8 @@ class PolicyConfig(Section):
     """Longer prompts are left out, and counted."""
     max_answer_tokens: Positive = 128
     """Longer answers are cut off, and count as truncated."""
+    lora: LoraConfig | None = None
+    """Train adapters alone. The reference is then the same model without them, where it is the SFT model."""
     trust_remote_code: bool = False
     """Run code that comes with the model."""
 
@@ -70,29 +83,6 @@ class PolicyConfig(Section):
         if (self.model is None) == (self.scratch is None):
             raise ValueError("set policy.model to a model, or policy.scratch to build a small one, and not both")
         return self
-
-
-class FitConfig(Section):
-    """How a batch trainer (SFT, reward model) runs."""
-
-    epochs: PositiveFloat = 1.0
-    """Passes over the data; a fraction ends within one."""
-    batch_size: Positive = 64
-    """Examples to one optimizer step, over all workers."""
-    micro_batch_size: Positive = 64
-    """Examples to one forward, on one worker."""
-    learning_rate: PositiveFloat = 1e-5
-    """AdamW's peak rate: a linear rise, then a linear fall to nothing."""
-    warmup_fraction: Fraction = 0.05
-    """Share of the steps over which the rate rises."""
-    weight_decay: NonNegativeFloat = 0.0
-    max_grad_norm: PositiveFloat = 1.0
-    """Bound on the gradient's norm."""
-    zero_stage: Literal[0, 1, 2, 3] = 0
-    """DeepSpeed's ZeRO stage."""
-    workers: Positive = 1
-    """Data-parallel workers."""
-    resources: ActorResources = ActorResources()
 
 
 class SftConfig(FitConfig):
@@ -119,139 +109,6 @@ class CollectConfig(Section):
     """The first round that collects. Those before it fit on `reward.preferences` alone."""
 
 
-class PreferenceFileConfig(Section):
-    """A file of preferences to fit on."""
-
-    path: str
-    """JSONL, parquet or a dataset's name, with `prompt`, `chosen`, `rejected` and perhaps `p`, or a preference file of
-    another run; or `toyworld:headlines`, whose raters are simulated."""
-    source: Literal["human", "ai"] = "human"
-    """Who gave the labels. A file with a column `label_source` says it itself."""
-    weight: PositiveFloat = 1.0
-    """What a pair counts for in the loss, on top of a weight of its own."""
-    limit: Positive | None = None
-    """Read at most so many pairs."""
-
-
-class PretrainingConfig(FitConfig):
-    """Preference-model pretraining, before the fit on the run's own labels (Askell et al. 2021)."""
-
-    path: str
-    """JSONL, parquet or a dataset's name: rows with `prompt` and `answers`, a list of {text, rank} (1 is the best),
-    {text, score} or {text, votes, accepted}; or a preference file, as in `reward.preferences`."""
-    binarised: bool = False
-    """Make two pairs of each: good:chosen over bad:chosen, and bad:rejected over good:rejected."""
-    limit: Positive | None = None
-    """Read at most so many rows."""
-
-
-class RewardSourceConfig(Section):
-    """One of several rewards that add up."""
-
-    kind: Literal["reward_model", "judge_score", "judge_pairs", "rubric", "rule"]
-    """The reward model; the judge's score of an answer alone; its verdicts between the answers to one prompt, which a
-    Bradley-Terry fit turns into scores; its scores by the criteria of `judge.rubric`; a Python function."""
-    weight: float = 1.0
-    """Of this reward in the sum."""
-    name: str | None = None
-    """What the metrics call it. Without it: its kind, or the function's name."""
-    against: Literal["siblings", "reference"] = "siblings"
-    """Of judge_pairs: compare with each other answer to the prompt, or with the prompt's reference answer."""
-    function: str | None = None
-    """Of a rule: FILE.py:NAME, a function of (prompt, answer, reference) that returns a number, or None where it has
-    nothing to say."""
-
-    @model_validator(mode="after")
-    def _whole(self) -> RewardSourceConfig:
-        if (self.kind == "rule") != (self.function is not None):
-            raise ValueError("kind: rule and function need each other")
-        return self
-
-    @property
-    def label(self) -> str:
-        """What the metrics call it."""
-        return self.name or (self.kind if self.function is None else self.function.rpartition(":")[2])
-
-
-class RewardConfig(FitConfig):
-    source: Literal["reward_model", "judge"] = "reward_model"
-    """What answers are rewarded by: a reward model of the judge's preferences, or the judge's own score of each (1 to
-    10, weighted by likelihood), with no reward model."""
-    mix: tuple[RewardSourceConfig, ...] = ()
-    """Rewards to add up, in place of `source` alone."""
-    model: str | None = None
-    """What the reward model starts from: a Hugging Face model, of the policy's architecture or any other. Without it
-    the SFT model."""
-    preferences: tuple[PreferenceFileConfig, ...] = ()
-    """Files of preferences to fit on, beside what is collected."""
-    labels: Literal["soft", "hard"] = "soft"
-    """Fit on the judge's probability, or on which answer it prefers."""
-    held_out: Fraction = 0.1
-    """Share of the prompts whose pairs measure the reward model and do not fit it."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """Moves every label so far towards 1/2: p becomes (1 - s) p + s / 2."""
-    margin: NonNegativeFloat = 0.0
-    """Times |2p - 1|: how far the better answer must lead (Touvron et al. 2023)."""
-    centring: NonNegativeFloat = 0.0
-    """Weight of the mean of (r_a + r_b)^2."""
-    magnitude: NonNegativeFloat = 0.0
-    """Weight of (mean r_a^2 + mean r_b^2)."""
-    by_prompt: bool = False
-    """Score all answers to a prompt in one forward, and let all its pairs together weigh as one (Ouyang et al.
-    2022)."""
-    evaluate_every: Positive | None = None
-    """Optimizer steps between measurements on the held-out pairs; the weights that did best are kept. Without it: at
-    the end alone."""
-    patience: Positive | None = None
-    """Stop after so many measurements without a better one."""
-    ensemble: Positive = 1
-    """Reward models, of different seeds. Their mean is the reward."""
-    disagreement_penalty: NonNegativeFloat = 0.0
-    """Times the standard deviation over the ensemble, taken off the reward."""
-    pretraining: PretrainingConfig | None = None
-    watch: NonNegative = 0
-    """Answers of an iteration, drawn at random, that the judge scores too, to be compared with their rewards."""
-    actors: Replicas = Replicas()
-    max_batch_tokens: Positive = 8192
-    """Tokens that one forward of a reward actor takes, padding included."""
-
-    @property
-    def sources(self) -> tuple[RewardSourceConfig, ...]:
-        """What the reward of an answer is made of."""
-        return self.mix or (
-            RewardSourceConfig(kind="reward_model" if self.source == "reward_model" else "judge_score"),
-        )
-
-    @property
-    def fits_a_model(self) -> bool:
-        """Whether a reward model is needed, and preferences to fit it on."""
-        return any(source.kind == "reward_model" for source in self.sources)
-
-    @property
-    def is_mixed(self) -> bool:
-        """Whether there is more to an answer's reward than what the reward model says."""
-        return [(source.kind, source.weight) for source in self.sources] != [("reward_model", 1.0)]
-
-    @property
-    def asks_the_judge(self) -> bool:
-        """Whether the judge is asked while the policy is trained."""
-        return self.watch > 0 or any(source.kind not in ("reward_model", "rule") for source in self.sources)
-
-    @model_validator(mode="after")
-    def _whole(self) -> RewardConfig:
-        if self.patience is not None and self.evaluate_every is None:
-            raise ValueError("reward.patience needs reward.evaluate_every")
-        if self.disagreement_penalty and self.ensemble == 1:
-            raise ValueError("reward.disagreement_penalty needs reward.ensemble of 2 or more")
-        if not any(source.weight for source in self.sources):
-            raise ValueError("reward.mix: all weights are 0, so nothing would be learnt; give one another")
-        names = [source.label for source in self.sources]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"reward.mix: two rewards are called {name}; give one a name of its own")
-        return self
-
-
 class RolloutConfig(Section):
     replicas: Positive = 1
     """vLLM engines that hold the policy."""
@@ -264,60 +121,19 @@ class RolloutConfig(Section):
     """Memory for the KV cache of one engine on a CPU."""
     enforce_eager: bool = True
     """Skip compilation: faster to start, slower to run."""
-
-
-class LearnerConfig(Section):
-    ranks: Positive = 1
-    """Data-parallel DeepSpeed ranks."""
-    resources: ActorResources = ActorResources()
-    zero_stage: Literal[0, 1, 2, 3] = 0
-    """DeepSpeed's ZeRO stage, for the policy and the value model."""
-    max_grad_norm: PositiveFloat = 1.0
-    """Bound on the gradient's norm, for each of the two."""
-
-
-class PpoConfig(Section):
-    """PPO (Schulman et al. 2017) as used on language models (Ziegler et al. 2019; Huang et al. 2024). RLOO and GRPO
-    read the same keys, without those of the value model."""
-
-    iterations: Positive = 100
-    """Times to sample, score, update and publish, a round."""
-    prompts_per_iteration: Positive = 64
-    answers_per_prompt: Positive = 1
-    epochs: Positive = 2
-    """Passes over the answers of an iteration."""
-    minibatch_size: Positive = 64
-    """Answers to one optimizer step, over all ranks."""
-    micro_batch_size: Positive = 64
-    """Answers to one forward, on one rank."""
-    learning_rate: PositiveFloat = 1e-6
-    value_learning_rate: PositiveFloat = 1e-5
-    value_warmup_iterations: NonNegative = 0
-    """Iterations at the start that fit the value model alone."""
-    adam_epsilon: PositiveFloat = 1e-5
-    clip: PositiveFloat = 0.2
-    """Bound on how far the probability ratio may leave 1 and still earn a gradient."""
-    value_clip: PositiveFloat = 0.2
-    """Bound on how far a value may move in one iteration, likewise."""
-    gamma: Fraction = 1.0
-    """Discount of later rewards."""
-    lam: Fraction = 0.95
-    """GAE's mixing of short and long estimates."""
-    kl_coefficient: NonNegativeFloat = 0.05
-    """Weight of the KL from SFT, a token, in the reward."""
-    reward_clip: PositiveFloat = 10.0
-    """Bound on the normalised reward's size, before KL is taken off."""
-    truncated: Literal["penalty", "mask"] = "penalty"
-    """What becomes of an answer that hit the length limit: its score is `truncation_score`, or it is left out."""
-    truncation_score: float = -1.0
-    """In units of the normalised reward."""
-    checkpoint_every: Positive = 10
-    """Iterations between checkpoints; an interrupted run loses fewer than these."""
+    on_update: Literal["drain", "keep"] = "drain"
+    """What becomes of answers that are being drawn when new weights come, with `ppo.max_staleness`: they are finished
+    first, or go on under the new weights."""
 
 
 class EvaluationConfig(Section):
     instrument: Literal["gold", "judge"] = "judge"
-    """Who decides who wins: the data source's gold utility, or the judge (which is labelled as the training judge)."""
+    """Who decides who wins: the data source's gold utility, or a judge: `evaluation.judge`, else the one that labels
+    for training, and the summary says so."""
+    judge: JudgeConfig | None = None
+    """A judge that has no part in training."""
+    validation_prompts: Positive = 256
+    """Held-out prompts that `ppo.evaluate_every` chooses the best policy by; the final evaluation leaves them out."""
 
 
 class RunConfig(Section):
@@ -337,7 +153,33 @@ class RunConfig(Section):
     rollout: RolloutConfig = RolloutConfig()
     learner: LearnerConfig = LearnerConfig()
     ppo: PpoConfig = PpoConfig()
+    dpo: DpoConfig = DpoConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def fits_a_reward_model(self) -> bool:
+        return self.policy.algorithm != "dpo" and self.reward.fits_a_model
+
+    @property
+    def collects_preferences(self) -> bool:
+        """Whether the judge compares answers of the policy before it is trained."""
+        return self.fits_a_reward_model or (self.policy.algorithm == "dpo" and not self.dpo.preferences)
+
+    @property
+    def has_value_model(self) -> bool:
+        return self.policy.algorithm in ("ppo", "reinforce", "a2c")
+
+    @property
+    def recomputes_old_logprobs(self) -> bool:
+        """Whether the learner's own log-probabilities stand for the policy before an update."""
+        if self.ppo.old_logprobs is None:
+            return self.policy.dtype == "bfloat16" or self.ppo.max_staleness > 0
+        return self.ppo.old_logprobs == "recompute"
+
+    @property
+    def kl(self) -> Literal["reward", "k2", "k3"]:
+        """Where the KL from the reference enters."""
+        return self.ppo.kl or ("k3" if self.policy.algorithm == "grpo" else "reward")
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
@@ -350,6 +192,7 @@ class RunConfig(Section):
                 f"collect.answers_per_prompt ({self.collect.answers_per_prompt}) can form"
             )
         self._check_rewards()
+        self._check_learning()
         return self
 
     def _check_rewards(self) -> None:
@@ -359,11 +202,11 @@ class RunConfig(Section):
                 f"collect.from_round={self.collect.from_round} leaves the first round without preferences; "
                 "name some in reward.preferences"
             )
-        if not self.reward.fits_a_model and self.rounds > 1:
+        if not self.fits_a_reward_model and self.rounds > 1:
             raise ValueError("rounds: without a reward model there is nothing to fit anew; set rounds to 1")
         if "rubric" in kinds and self.judge.rubric is None:
             raise ValueError("reward.mix: a rubric needs judge.rubric")
-        grouped = self.policy.algorithm != "ppo" or any(
+        grouped = self.policy.algorithm in ("rloo", "grpo") or any(
             source.kind == "judge_pairs" and source.against == "siblings" for source in self.reward.sources
         )
         if grouped and self.ppo.answers_per_prompt < 2:
@@ -372,6 +215,19 @@ class RunConfig(Section):
             )
         if any(source.against == "reference" for source in self.reward.sources) and self.prompts.reference is None:
             raise ValueError("reward.mix: to compare with a reference answer needs prompts.reference")
+
+    def _check_learning(self) -> None:
+        if not self.has_value_model and self.ppo.truncated == "bootstrap":
+            raise ValueError(f"ppo.truncated=bootstrap needs a value model, and {self.policy.algorithm} has none")
+        if not self.has_value_model and self.ppo.value_model == "trunk":
+            raise ValueError(f"ppo.value_model=trunk: {self.policy.algorithm} has no value model")
+        if self.ppo.value_model == "trunk" and self.ppo.value_warmup_iterations:
+            raise ValueError("ppo.value_warmup_iterations needs a value model of its own, not ppo.value_model=trunk")
+        if self.ppo.evaluate_every is not None and self.evaluation.instrument == "judge" and not self.evaluation.judge:
+            raise ValueError(
+                "ppo.evaluate_every needs an instrument that training does not use: set evaluation.judge, or "
+                "evaluation.instrument=gold where the prompts' source knows it"
+            )
 
 
 class JudgeRunConfig(Section):

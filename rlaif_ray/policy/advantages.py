@@ -20,10 +20,13 @@ class Advantages:
     returns: Tensor
 
 
-def generalized_advantages(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float) -> Advantages:
+def generalized_advantages(
+    rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float, last: Tensor | None = None
+) -> Advantages:
     """GAE (Schulman et al. 2016, eq. 16) over the actions of each row: A_t = d_t + gamma lam A_{t+1}.
 
-    `rewards`, `values` (B, T); `values[:, t]` is V of the state before action t, and V after a row's last action is 0.
+    `rewards`, `values` (B, T); `values[:, t]` is V of the state before action t. V after a row's last action is 0, or
+    `last` (B,) where a row was cut off.
     `mask` (B, T) bool marks actions. Other tokens are no step of the process: the recursion carries past them, without
     discount, so observations between two turns of an answer neither cost lambda nor take part.
     Returns are A + V, before any whitening.
@@ -32,7 +35,7 @@ def generalized_advantages(rewards: Tensor, values: Tensor, mask: Tensor, *, gam
     values = torch.where(mask, values.float(), 0.0)
     advantages = torch.zeros_like(rewards)
     advantage = torch.zeros_like(rewards[:, 0])
-    next_value = torch.zeros_like(rewards[:, 0])
+    next_value = torch.zeros_like(rewards[:, 0]) if last is None else last.float()
     for t in range(rewards.shape[1] - 1, -1, -1):
         action = mask[:, t]
         delta = rewards[:, t] + gamma * next_value - values[:, t]

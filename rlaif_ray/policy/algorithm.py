@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
 
-from rlaif_ray.policy.losses import PolicyLoss
+from rlaif_ray import metrics
+from rlaif_ray.config import PpoConfig
+from rlaif_ray.policy.advantages import generalized_advantages
+from rlaif_ray.policy.groups import share_of_groups
+from rlaif_ray.policy.losses import PolicyLoss, TokenBatch, explained_variance
+from rlaif_ray.policy.rewards import token_rewards
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +24,19 @@ class Experience:
     valid: Tensor  # (B,) bool
     groups: Tensor  # (B,) int64: answers that were drawn together for one prompt share a number
     mask: Tensor  # (B, A) bool: the actions of valid answers
-    logprobs: Tensor  # (B, A) float32, as all that follow; defined on answer tokens alone
+    logprobs: (
+        Tensor  # (B, A) float32, of the policy at the start of the update; as all that follow, 0 or NaN off answers
+    )
+    rollout_logprobs: Tensor  # of the policy that sampled
     reference_logprobs: Tensor
-    entropies: Tensor
-    values: Tensor | None  # V of the state before each token, where the algorithm has a value model
+    reward_kl: float  # weight of the KL from the reference in the reward; 0 where it is a loss
+    values: Tensor | None = None  # V of the state before each token, where the algorithm has a value model
+    bootstrap: Tensor | None = None  # (B,): V of the state after the last token where the answer was cut off, else 0
+
+    @property
+    def kl(self) -> Tensor:
+        """(B, A): log pi - log pi_ref of each action, k1 of the KL from the reference; 0 off the mask."""
+        return (self.logprobs - self.reference_logprobs).where(self.mask, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +52,41 @@ class Targets:
 class Algorithm(Protocol):
     """One way to learn from scores."""
 
-    @property
-    def has_value_model(self) -> bool: ...
-
     def targets(self, experience: Experience) -> Targets: ...
 
-    def loss(
-        self,
-        logprobs: Tensor,
-        old_logprobs: Tensor,
-        reference_logprobs: Tensor,
-        advantages: Tensor,
-        mask: Tensor,
-        *,
-        tokens: int,
-    ) -> PolicyLoss:
-        """Of one micro-batch (B, T), normalised by the `tokens` of the whole optimizer step."""
+    def loss(self, tokens: TokenBatch) -> PolicyLoss:
+        """Of one micro-batch."""
+
+
+def critic_targets(
+    experience: Experience, *, gamma: float, lam: float, finish: Callable[[Tensor, Tensor], Tensor]
+) -> Targets:
+    """GAE of the score on the last action with the KL penalty on every one. `finish` makes the policy's advantages of
+    the raw ones (B, A) and their mask; the returns are of the raw ones."""
+    if experience.values is None:
+        raise ValueError("advantages over a value model need values")
+    mask = experience.mask
+    rewards = token_rewards(experience.scores, experience.kl, mask, kl_coefficient=experience.reward_kl)
+    raw = generalized_advantages(rewards, experience.values, mask, gamma=gamma, lam=lam, last=experience.bootstrap)
+    explained = explained_variance(experience.values, raw.returns, mask)
+    return Targets(finish(raw.advantages, mask), mask, raw.returns, {metrics.EXPLAINED_VARIANCE: explained})
+
+
+def answer_rewards_with_kl(experience: Experience) -> Tensor:
+    """(B,): score - beta * (k1 summed over the answer)."""
+    return experience.scores - experience.reward_kl * experience.kl.sum(1)
+
+
+def group_targets(experience: Experience, advantages: Tensor, compared: Tensor, tied: Tensor) -> Targets:
+    """One advantage (B,) for all actions of an answer. Learnt from are answers that are `compared` (B,) with valid
+    siblings in a group that is not `tied` (B,): without spread it prefers none. Both kinds of groups are counted."""
+    mask = experience.mask & (compared & ~tied)[:, None]
+    measures = {
+        metrics.LONE_GROUP_FRACTION: 1 - share_of_groups(compared, experience.groups),
+        metrics.TIED_GROUP_FRACTION: share_of_groups(tied, experience.groups),
+    }
+    return Targets(advantages[:, None].where(mask, 0.0), mask, None, measures)
+
+
+AlgorithmOf = Callable[[PpoConfig], Algorithm]
+"""An algorithm's maker, of the keys that it reads."""

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+NO_SPREAD = 1e-6
+"""Below it a group's standard deviation is rounding."""
+
 
 @dataclass(frozen=True, slots=True)
 class GroupStatistics:
@@ -16,6 +19,11 @@ class GroupStatistics:
     counts: Tensor
     means: Tensor
     stds: Tensor
+
+    @property
+    def tied(self) -> Tensor:
+        """(B,) bool: the group has no spread."""
+        return self.stds < NO_SPREAD
 
 
 def group_statistics(values: Tensor, groups: Tensor, valid: Tensor) -> GroupStatistics:

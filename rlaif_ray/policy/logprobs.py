@@ -1,45 +1,13 @@
-"""Log-probabilities of answers under a causal language model, and the entropy it had at each of their tokens."""
+"""Log-probabilities of tokens under a model's logits, and the entropy that it had at each."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor, nn
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInputs:
-    """Sequences as a model takes them: prompts padded on the left, answers on the right, so answers line up.
-
-    `input_ids`, `attention_mask`, `position_ids` (B, P + A) int64. Positions count real tokens, so padding on the left
-    does not shift them.
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    position_ids: Tensor
-    answer_width: int  # A
-
-    @property
-    def answer_ids(self) -> Tensor:
-        return self.input_ids[:, -self.answer_width :]
-
-
-def answer_logits(model: nn.Module, inputs: ModelInputs) -> Tensor:
-    """Logits (B, A, V) that predict each answer token, from the state before it."""
-    logits: Tensor = model(
-        input_ids=inputs.input_ids,
-        attention_mask=inputs.attention_mask,
-        position_ids=inputs.position_ids,
-        use_cache=False,
-        logits_to_keep=inputs.answer_width + 1,
-    ).logits
-    return logits[:, -inputs.answer_width - 1 : -1]
+from torch import Tensor
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-    """log softmax(logits / temperature) at `tokens` (B, A), in float32."""
+    """log softmax(logits / temperature) at `tokens`, in float32; logits have one more dimension, the vocabulary."""
     logits = logits.float() / temperature
     chosen = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     return chosen - logits.logsumexp(-1)
@@ -47,6 +15,6 @@ def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor
 
 @torch.no_grad()
 def token_entropies(logits: Tensor, temperature: float) -> Tensor:
-    """Entropy (B, A) in nats of softmax(logits / temperature), in float32."""
+    """Entropy in nats of softmax(logits / temperature) over the last dimension, in float32."""
     logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
     return -(logprobs.exp() * logprobs).sum(-1)

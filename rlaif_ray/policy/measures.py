@@ -6,35 +6,46 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from rlaif_ray import metrics
+from rlaif_ray.config import RunConfig
 from rlaif_ray.policy.algorithm import Experience, Targets
 from rlaif_ray.policy.batching import RolloutBatch
+from rlaif_ray.policy.losses import importance_weights
 
 
-def described(batch: RolloutBatch, experience: Experience, targets: Targets) -> dict[str, float]:
+def described(batch: RolloutBatch, experience: Experience, targets: Targets, config: RunConfig) -> dict[str, float]:
     """By the names of `metrics`."""
-    mask = targets.mask
-    kl = torch.where(mask, experience.logprobs - experience.reference_logprobs, 0.0).sum(1)[mask.any(dim=1)]
-    gaps = (experience.logprobs - torch.from_numpy(batch.rollout_logprobs))[
-        torch.from_numpy(batch.sequences.answer_mask)
-    ]
+    learnt = targets.mask
     raw = batch.scores[batch.scored].astype(np.float64)
     return {
         metrics.REWARD_MEAN: float(raw.mean()),
         metrics.REWARD_STD: float(raw.std()),
-        metrics.KL: float(kl.mean()),
-        metrics.ENTROPY: float(experience.entropies[mask].mean()),
-        metrics.ADVANTAGE_SIZE: float(targets.advantages[mask].abs().mean()),
+        metrics.KL: float(experience.kl.sum(1)[experience.valid].mean()),
+        metrics.ADVANTAGE_SIZE: float(targets.advantages[learnt].abs().mean()) if learnt.any() else 0.0,
         metrics.ANSWER_LENGTH: float(batch.sequences.answer_lengths.mean()),
         metrics.VALID_FRACTION: float(batch.scored.mean()),
         metrics.TRUNCATED_FRACTION: float(batch.truncated.mean()),
-        metrics.LOGPROB_GAP: float(gaps.abs().mean()),
-        metrics.LOGPROB_GAP_MAX: float(gaps.abs().max()),
+        **_gap(experience, config),
         **_described_parts(batch.parts),
     }
+
+
+def _gap(experience: Experience, config: RunConfig) -> dict[str, float]:
+    """Between the policy that sampled and the learner's before the update; where the learner's is not asked before, the
+    first step says it."""
+    cap = config.ppo.importance_cap
+    weights = importance_weights(experience.logprobs, experience.rollout_logprobs, experience.mask, cap=cap)
+    counted = weights[experience.mask]
+    measures = {
+        metrics.IMPORTANCE_WEIGHT: float(counted.mean()),
+        metrics.IMPORTANCE_TRUNCATED: float((counted >= cap).float().mean()),
+    }
+    if config.recomputes_old_logprobs:
+        gaps = (experience.logprobs - experience.rollout_logprobs)[experience.mask].abs()
+        measures |= {metrics.LOGPROB_GAP: float(gaps.mean()), metrics.LOGPROB_GAP_MAX: float(gaps.max())}
+    return measures
 
 
 def _described_parts(parts: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rlaif_ray.config import ScratchModelConfig
 from rlaif_ray.engines.training import Dtype
-from rlaif_ray.policy.logprobs import ModelInputs
+from rlaif_ray.policy.packing import PackedInputs, attend_packed
 from rlaif_ray.records import Weights
 from rlaif_ray.reward.model import RewardNormalisation, load_reward_model, scalar_head
 from rlaif_ray.weights import to_torch
@@ -24,12 +24,13 @@ PAD, BOS, EOS, UNK, SEP = "<pad>", "<bos>", "<eos>", "<unk>", "<sep>"
 
 
 def load_policy(model: str | Path, *, dtype: Dtype, trust_remote_code: bool) -> Any:
-    """A causal language model, without dropout."""
+    """A causal language model, without dropout, that takes packed sequences. Raises ValueError for one that cannot."""
     from transformers import AutoModelForCausalLM
 
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         model, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
     )
+    attend_packed(loaded)
     return loaded.eval()
 
 
@@ -125,6 +126,7 @@ def scratch_policy(config: ScratchModelConfig, tokenizer: Any, *, positions: int
     )
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
+    attend_packed(model)
     return model.to(getattr(torch, dtype)).eval()
 
 
@@ -143,13 +145,45 @@ class ValueModel(nn.Module):
         self.body = body
         self.head = head
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, keep: int) -> Tensor:
-        """Values (B, keep) float32 of the last `keep` positions of (B, L) inputs."""
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor, sequence_lengths: tuple[int, ...], places: Tensor
+    ) -> Tensor:
+        """Values (P,) float32 of the states after the tokens at `places` (P,) of packed inputs."""
         hidden = self.body(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+            input_ids=input_ids, position_ids=position_ids, sequence_lengths=sequence_lengths, use_cache=False
         ).last_hidden_state
-        values: Tensor = self.head(hidden[:, -keep:]).squeeze(-1)
+        values: Tensor = self.head(hidden[0, places]).squeeze(-1)
         return values
+
+
+class PolicyWithValue(nn.Module):
+    """A policy with a value head on its own body: one forward says both."""
+
+    def __init__(self, policy: Any, head: nn.Linear) -> None:
+        super().__init__()
+        self.policy = policy
+        self.head = head
+
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor, sequence_lengths: tuple[int, ...], places: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (P, V), and values (P,) float32, of the states after the tokens at `places` (P,)."""
+        states: list[Tensor] = []
+        # What the language model's head reads is the body's last state, whatever the model does around it.
+        seen = self.policy.get_output_embeddings().register_forward_pre_hook(
+            lambda _, arguments: states.append(arguments[0])
+        )
+        try:
+            logits = self.policy(
+                input_ids=input_ids,
+                position_ids=position_ids,
+                sequence_lengths=sequence_lengths,
+                logits_to_keep=places,
+                use_cache=False,
+            ).logits
+        finally:
+            seen.remove()
+        return logits[0], self.head(states[0][0]).squeeze(-1)
 
 
 def value_model_from_reward(
@@ -160,6 +194,7 @@ def value_model_from_reward(
     The normalisation is folded into the head: (w h - mean) / std.
     """
     reward = load_reward_model(directory, dtype=dtype, trust_remote_code=trust_remote_code)
+    attend_packed(reward)
     old = scalar_head(reward)
     head = _Float32Linear(old.in_features, 1, dtype=old.weight.dtype)
     with torch.no_grad():
@@ -169,18 +204,31 @@ def value_model_from_reward(
 
 
 def value_model_from_policy(directory: Path, *, dtype: Dtype, trust_remote_code: bool) -> ValueModel:
-    """The policy's body under a new head that says 0 of every state."""
+    """The policy's body under a new head."""
     policy = load_policy(directory, dtype=dtype, trust_remote_code=trust_remote_code)
+    return ValueModel(policy.base_model, new_value_head(policy, dtype)).eval()
+
+
+def new_value_head(policy: Any, dtype: Dtype) -> nn.Linear:
+    """One that says 0 of every state of the policy."""
     head = _Float32Linear(policy.get_output_embeddings().in_features, 1, dtype=getattr(torch, dtype))
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
-    return ValueModel(policy.base_model, head).eval()
+    return head
 
 
-def state_values(model: nn.Module, inputs: ModelInputs) -> Tensor:
-    """V(s_t) (B, A) float32 of the state *before* each answer token."""
-    values: Tensor = model(inputs.input_ids, inputs.attention_mask, inputs.position_ids, inputs.answer_width + 1)
-    return values[:, :-1]
+def state_values(model: nn.Module, inputs: PackedInputs) -> Tensor:
+    """V(s_t) (A,) float32 of the state *before* each answer token."""
+    values: Tensor = model(inputs.input_ids, inputs.position_ids, inputs.lengths, inputs.before)
+    return values
+
+
+def state_and_end_values(model: nn.Module, inputs: PackedInputs) -> tuple[Tensor, Tensor]:
+    """V(s_t) (A,) of the state before each answer token, and (S,) of the one after each sequence's last."""
+    values: Tensor = model(
+        inputs.input_ids, inputs.position_ids, inputs.lengths, torch.cat([inputs.before, inputs.ends])
+    )
+    return values[: len(inputs.before)], values[len(inputs.before) :]
 
 
 def save_model(model: Any, weights: Weights, tokenizer: Any, directory: Path) -> None:

@@ -26,7 +26,7 @@ ITERATIONS = 80  # enough that an interruption after five finds most of them ahe
 SMALL = [
     *("prompts.limit=2000", "prompts.held_out=200", "sft.limit=2000", "sft.epochs=2", "collect.prompts=150"),
     *("reward.epochs=2", "reward.held_out=0.2", f"ppo.iterations={ITERATIONS}", "ppo.prompts_per_iteration=32"),
-    *("ppo.minibatch_size=32", "ppo.micro_batch_size=32", "ppo.checkpoint_every=2"),
+    *("ppo.minibatch_size=32", "ppo.checkpoint_every=2"),
 ]
 
 

@@ -32,7 +32,7 @@ PATIENCE_S = 500
 SMALL = [
     *("prompts.limit=600", "prompts.held_out=60", "sft.limit=1500", "sft.epochs=1"),
     *(f"ppo.iterations={ITERATIONS}", "ppo.prompts_per_iteration=8", "ppo.answers_per_prompt=3"),
-    *("ppo.minibatch_size=12", "ppo.micro_batch_size=12", "ppo.learning_rate=3e-4"),
+    *("ppo.minibatch_size=12", "ppo.learning_rate=3e-4"),
 ]
 
 

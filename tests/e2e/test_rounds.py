@@ -30,7 +30,7 @@ SMALL = [
     *("collect.prompts=60", "collect.pairs_per_prompt=2", "reward.ensemble=2", "reward.epochs=1"),
     "reward.preferences=[{path: toyworld:headlines, limit: 300}]",
     *(f"ppo.iterations={ITERATIONS}", "ppo.prompts_per_iteration=16", "ppo.minibatch_size=16"),
-    *("ppo.micro_batch_size=16", "ppo.checkpoint_every=1", "ppo.value_warmup_iterations=1"),
+    *("ppo.checkpoint_every=1", "ppo.value_warmup_iterations=1"),
 ]
 
 

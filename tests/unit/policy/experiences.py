@@ -18,6 +18,8 @@ def experience(
     lengths: Sequence[int] | None = None,
     gaps: Tensor | None = None,
     values: Tensor | None = None,
+    reward_kl: float = 0.0,
+    bootstrap: Tensor | None = None,
 ) -> Experience:
     """Answers of these lengths, else of one token each; `gaps` (B, A) are log pi - log pi_ref. What is not defined is
     NaN."""
@@ -31,7 +33,9 @@ def experience(
         groups=torch.tensor(groups),
         mask=answers & scored[:, None],
         logprobs=logprobs,
+        rollout_logprobs=logprobs,
         reference_logprobs=logprobs if gaps is None else logprobs - gaps,
-        entropies=logprobs,
+        reward_kl=reward_kl,
         values=values,
+        bootstrap=bootstrap,
     )

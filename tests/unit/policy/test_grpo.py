@@ -1,6 +1,5 @@
 import math
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +28,7 @@ def test_the_advantages_by_hand() -> None:
     assert tied.tolist() == [False] * 6 + [True, True, False, False]
 
 
-def test_kl_stays_out_of_the_advantage_and_groups_are_counted() -> None:
+def test_groups_without_spread_are_left_out_and_counted() -> None:
     """Groups: 0 (1 and 3, so -1 and 1 times sqrt 1/2), 1 (tied), 2 (alone), 3 (none valid)."""
     scored = experience(
         [1.0, 3.0, 2.0, 2.0, 5.0, 0.0],
@@ -37,11 +36,18 @@ def test_kl_stays_out_of_the_advantage_and_groups_are_counted() -> None:
         [True, True, True, True, True, False],
         gaps=torch.full((6, 1), 2.0),
     )
-    targets = Grpo(PpoConfig(kl_coefficient=0.5)).targets(scored)
+    targets = Grpo(PpoConfig()).targets(scored)
     half = 0.5**0.5
     torch.testing.assert_close(targets.advantages[:, 0], torch.tensor([-half, half, 0.0, 0.0, 0.0, 0.0]))
-    assert targets.mask[:, 0].tolist() == [True, True, True, True, False, False]
+    assert targets.mask[:, 0].tolist() == [True, True, False, False, False, False]
     assert targets.measures == {metrics.LONE_GROUP_FRACTION: 0.5, metrics.TIED_GROUP_FRACTION: 0.25}
+
+
+def test_a_kl_in_the_reward_comes_off_before_answers_are_compared() -> None:
+    """Scores 2 and 2, k1 sums 1 and -1 at beta 1: rewards 1 and 3, mean 2, standard deviation sqrt 2."""
+    scored = experience([2.0, 2.0], [0, 0], gaps=torch.tensor([[1.0], [-1.0]]), reward_kl=1.0)
+    half = 0.5**0.5
+    torch.testing.assert_close(Grpo(PpoConfig()).targets(scored).advantages[:, 0], torch.tensor([-half, half]))
 
 
 def test_equal_scores_are_a_tie_whatever_their_size() -> None:
@@ -78,21 +84,3 @@ def test_advantages_agree_with_trl(scores: list[float], valid: list[bool]) -> No
     theirs = (theirs * (std + 1e-4) / std).nan_to_num(0.0, posinf=0.0, neginf=0.0)
     ours, _, tied = standardised(torch.tensor(scores), torch.tensor([0] * 4 + [1] * 4), torch.tensor(valid))
     torch.testing.assert_close(ours.double()[~tied], theirs[~tied], rtol=1e-4, atol=1e-4)
-
-
-def test_the_loss_adds_the_kl_from_the_reference() -> None:
-    """Ratio 1, A = 2: -2. k3 with d = ln 2: 1 - ln 2, at beta .5. Gradient: -2 + .5 (1 - 2) = -2.5."""
-    logprobs = torch.tensor([[-1.0]], requires_grad=True)
-    loss = Grpo(PpoConfig(kl_coefficient=0.5)).loss(
-        logprobs,
-        torch.tensor([[-1.0]]),
-        torch.tensor([[-1.0 + math.log(2)]]),
-        torch.tensor([[2.0]]),
-        torch.ones(1, 1).bool(),
-        tokens=1,
-    )
-    loss.loss.backward()
-    assert loss.loss.item() == pytest.approx(-2 + 0.5 * (1 - math.log(2)))
-    assert loss.kl.item() == 0
-    assert logprobs.grad is not None
-    assert logprobs.grad.item() == pytest.approx(-2.5)

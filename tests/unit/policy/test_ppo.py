@@ -20,8 +20,9 @@ def test_the_targets_by_hand() -> None:
         lengths=[2, 2],
         gaps=torch.tensor([[0.2, -0.4], [0.0, 0.0]]),
         values=torch.full((2, 2), 0.5),
+        reward_kl=0.5,
     )
-    targets = Ppo(PpoConfig(gamma=1.0, lam=1.0, kl_coefficient=0.5)).targets(scored)
+    targets = Ppo(PpoConfig(gamma=1.0, lam=1.0)).targets(scored)
     torch.testing.assert_close(targets.returns, torch.tensor([[2.1, 2.2], [1.0, 1.0]]))
     std = math.sqrt(1.3275 / 3)
     torch.testing.assert_close(
@@ -37,3 +38,11 @@ def test_groups_mean_nothing_to_it() -> None:
         for groups in ([0, 1, 2], [0, 0, 0])
     )
     assert torch.equal(apart.advantages, together.advantages)
+
+
+def test_a_truncated_answer_can_end_in_what_the_value_model_expects() -> None:
+    """gamma .5, lambda 1. Two answers of one token without a score, V = 1 before it; the second was cut off in a state
+    worth 4. Returns: 0, and 0 + .5 * 4 = 2."""
+    scored = experience([0.0, 0.0], [0, 1], values=torch.ones(2, 1), bootstrap=torch.tensor([0.0, 4.0]))
+    targets = Ppo(PpoConfig(gamma=0.5, lam=1.0)).targets(scored)
+    torch.testing.assert_close(targets.returns, torch.tensor([[0.0], [2.0]]))

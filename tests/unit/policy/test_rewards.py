@@ -27,13 +27,18 @@ def test_truncated_answers_can_be_left_out() -> None:
     assert rewards("mask").valid.tolist() == [True, False, False, True]
 
 
+def test_truncated_answers_can_wait_for_what_the_value_model_says() -> None:
+    result = rewards("bootstrap")
+    assert result.scores.tolist() == [1.0, 0.0, 0.0, 5.0]
+    assert result.valid.tolist() == [True, False, True, True]
+
+
 def test_the_score_lands_on_the_last_action_and_kl_on_every_action() -> None:
     """beta 0.5: row 0 has k1 = (0.2, -0.4), so (-0.1, 0.2 + 7); row 1's last action is its first token."""
     mask = torch.tensor([[True, True, False], [True, False, False], [False, False, False]])
     result = token_rewards(
         torch.tensor([7.0, 3.0, 9.0]),
-        torch.tensor([[-1.0, -2.0, NAN], [-1.0, NAN, NAN], [NAN, NAN, NAN]]),
-        torch.tensor([[-1.2, -1.6, NAN], [-1.0, NAN, NAN], [NAN, NAN, NAN]]),
+        torch.tensor([[0.2, -0.4, NAN], [0.0, NAN, NAN], [NAN, NAN, NAN]]),
         mask,
         kl_coefficient=0.5,
     )
