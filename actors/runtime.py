@@ -15,7 +15,7 @@ from actors.learner import LearnerGroup
 from actors.reward import RewardPool
 from actors.reward_mix import RewardMix, RewardWatch
 from actors.rollout import RolloutPool
-from rlaif_ray.config import ActorResources, RunConfig
+from rlaif_ray.config import ActorResources, JudgeConfig, RunConfig
 from rlaif_ray.records import Demonstration, LearnerModels, Prompt, RewardData, RewardFit, WeightVersion
 from rlaif_ray.rundir import RunDirectory
 from rlaif_ray.stages import Ref, Shards
@@ -34,7 +34,7 @@ class RayRuntime:
         self._say = say
         self._run = RunDirectory(config.run_dir)
         self._rollouts: RolloutPool | None = None
-        self._judges: asyncio.Task[Judges] | None = None
+        self._judges: dict[str, asyncio.Task[Judges]] = {}
 
     async def fit_sft(self, demonstrations: Sequence[Demonstration]) -> None:
         await trainer.fit_sft(
@@ -62,11 +62,22 @@ class RayRuntime:
         return self._rollouts
 
     async def judges(self) -> Judges:
-        if self._judges is None:  # whoever asks meanwhile waits for the same ones
-            self._judges = asyncio.create_task(
-                start_judges(self._config.judge, seed=self._config.seed, run=self._run.id, ledger_path=self._run.ledger)
+        return await self._started(self._config.judge, self._run.id, "judge")
+
+    async def evaluation_judges(self) -> Judges:
+        config = self._config.evaluation.judge
+        if config is None:
+            return await self.judges()
+        # Its spending is bounded by its own budget, and its calls under way are no business of the other pool's.
+        return await self._started(config, f"{self._run.id}-evaluation", "evaluation-judge")
+
+    async def _started(self, config: JudgeConfig, run: str, name: str) -> Judges:
+        if name not in self._judges:  # whoever asks meanwhile waits for the same ones
+            path = self._config.judge.ledger or self._run.ledger
+            self._judges[name] = asyncio.create_task(
+                start_judges(config, seed=self._config.seed, run=run, ledger_path=path, name=name)
             )
-        return await self._judges
+        return await self._judges[name]
 
     async def reward_models(self, directory: Path, prompts: Sequence[Prompt]) -> RewardPool:
         pool = RewardPool(directory, self._config, self._run.model("sft"), prompts)

@@ -245,16 +245,20 @@ class Labelling:
 
 
 def over_budget_stop(
-    judged: Sequence[Preference | AnswerScore | RubricScore], config: JudgeConfig, what: str = "pairs"
+    judged: Sequence[Preference | AnswerScore | RubricScore],
+    config: JudgeConfig,
+    what: str = "pairs",
+    *,
+    key: str = "judge",
 ) -> str | None:
     """Why a run must stop where a budget or quota left pairs or answers without a judgement; None where it may go
-    on."""
+    on. `key` is the judge's in the run's config."""
     unpaid = [one for one in judged if one.outcome is Outcome.OVER_BUDGET]
     if not unpaid or config.when_spent == "go_on":
         return None
     return (
         f"{len(unpaid):,} of {len(judged):,} {what} are not judged ({unpaid[0].reason}); all replies are kept, and "
-        "the same command with a larger judge.budget_usd or more credit goes on from them"
+        f"the same command with a larger {key}.budget_usd or more credit goes on from them"
     )
 
 

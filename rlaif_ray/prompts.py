@@ -32,10 +32,23 @@ Gold = Callable[[Prompt, str], float]
 
 @dataclass(frozen=True, slots=True)
 class PromptSplit:
-    """Prompts to train on and prompts kept for the evaluation, disjoint by content."""
+    """Prompts to train on, prompts kept for the evaluation, and of these taken off those that the best policy is
+    chosen by: to be measured on them too would flatter it. Disjoint by content."""
 
     train: tuple[Prompt, ...]
     held_out: tuple[Prompt, ...]
+    validation: tuple[Prompt, ...] = ()
+
+    def with_validation(self, count: int) -> PromptSplit:
+        """The first `count` held-out prompts become those for validation.
+
+        Raises UserError where that leaves none to the evaluation."""
+        if count >= len(self.held_out):
+            raise UserError(
+                f"evaluation.validation_prompts={count} leaves none of {len(self.held_out)} held-out prompts to the "
+                "final evaluation; lower it or raise prompts.held_out"
+            )
+        return PromptSplit(self.train, self.held_out[count:], self.held_out[:count])
 
 
 def read_prompts(config: PromptsConfig, seed: int) -> PromptSplit:

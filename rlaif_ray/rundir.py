@@ -21,10 +21,11 @@ Record = TypeVar("Record", bound=BaseModel)
 
 # Keys that say how a run is carried out and not what it computes: it may go on with others.
 _FREE = re.compile(
-    r"run_dir|judge\.(ensemble\.\d+\.|cascade\.judge\.|fallback\.)?"
+    r"run_dir|(evaluation\.)?judge\.(ensemble\.\d+\.|cascade\.judge\.|fallback\.)?"
     r"(api_key_env|api_key_file|quota|requests_per_minute|tokens_per_minute|max_concurrency|timeout_s|max_attempts"
     r"|price(\..*)?)"
-    r"|judge\.(ledger|replay|retry_refused|prices|unknown_price|budget_usd|when_spent|fallback|max_abstained)(\..*)?"
+    r"|(evaluation\.)?judge\.(ledger|replay|retry_refused|prices|unknown_price|budget_usd|when_spent|fallback"
+    r"|max_abstained)(\..*)?"
     r"|.*\.(resources|actors)(\..*)?|rollout\.(gpu_memory_utilization|kv_cache_gib)"
     r"|ppo\.checkpoint_every"
 )

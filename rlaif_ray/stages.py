@@ -141,7 +141,11 @@ class Runtime(Protocol):
 
     async def rollouts(self) -> RolloutPool: ...
 
-    async def judges(self) -> JudgeStage: ...
+    async def judges(self) -> JudgeStage:
+        """Those whose verdicts training learns from."""
+
+    async def evaluation_judges(self) -> JudgeStage:
+        """Those that evaluation asks: `evaluation.judge`, else the ones of training."""
 
     async def reward_models(self, directory: Path, prompts: Sequence[Prompt]) -> RewardModels:
         """A reward model to score answers to these prompts with."""

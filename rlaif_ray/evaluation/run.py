@@ -22,6 +22,7 @@ from rlaif_ray.evaluation.measures import (
 )
 from rlaif_ray.evaluation.reward_quality import reward_quality
 from rlaif_ray.evaluation.statistics import win_rate
+from rlaif_ray.evaluation.validation import Validation
 from rlaif_ray.judge.progress import JudgeProgress
 from rlaif_ray.prompts import Gold
 from rlaif_ray.records import Estimate, Outcome, Preference, Prompt, offsets_of
@@ -129,6 +130,18 @@ def policy_summary(
             before=_value(mean_length(offsets[0], everything, ids, seed=seed)),
             after=_value(mean_length(offsets[1], everything, ids, seed=seed)),
         ),
+        prompts=int(np.count_nonzero(judged)),
+    )
+
+
+def validation_of(iteration: int, prompts: Sequence[Prompt], verdicts: Verdicts, *, seed: int) -> Validation:
+    """What a comparison while the policy is trained says of it."""
+    judged = np.isfinite(verdicts.outcomes)
+    won = win_rate(verdicts.outcomes, judged, [prompt.id for prompt in prompts], seed=seed)
+    return Validation(
+        iteration=iteration,
+        win_rate=_value(won),
+        win_rate_ci=_interval(won),
         prompts=int(np.count_nonzero(judged)),
     )
 

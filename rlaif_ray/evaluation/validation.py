@@ -42,6 +42,10 @@ class ValidatedPolicies:
     def best(self) -> Validation | None:
         return best_of(self.validations())
 
+    def is_best(self, validation: Validation) -> bool:
+        """Whether it says more for its policy than all that were recorded say for theirs."""
+        return best_of((*self.validations(), validation)) == validation
+
     def policy(self, iteration: int) -> Path:
         """Where the policy after an iteration is kept, if it is the best."""
         return self.directory / f"iteration-{iteration:07}"

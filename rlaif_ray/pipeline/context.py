@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rlaif_ray.config import RunConfig, Stopped, UserError
+from rlaif_ray.config import JudgeConfig, RunConfig, Stopped, UserError
 from rlaif_ray.console import Console
 from rlaif_ray.judge.offline import prices_of
 from rlaif_ray.labelling import over_budget_stop
@@ -18,7 +18,7 @@ from rlaif_ray.prompts import Gold, PromptSplit, encode_prompt, gold_of, read_pr
 from rlaif_ray.records import Pair, Preference, Prompt, Rollouts, SampleRequest
 from rlaif_ray.rundir import RunDirectory
 from rlaif_ray.samples import Sample, read_samples, samples_of
-from rlaif_ray.stages import Runtime, Shards
+from rlaif_ray.stages import JudgeStage, Runtime, Shards
 
 T = TypeVar("T")
 
@@ -91,7 +91,8 @@ class RunContext:
         dropped = len(split.train) + len(split.held_out) - len(kept.train) - len(kept.held_out)
         if dropped:
             self.console.say(f"  {dropped} prompts exceed policy.max_prompt_tokens={limit} and are left out")
-        return kept
+        validates = self.config.ppo.evaluate_every is not None
+        return kept.with_validation(self.config.evaluation.validation_prompts) if validates else kept
 
     def collected_samples(self, rounds: Sequence[Round]) -> list[Sample]:
         """The answers that these rounds collected; rounds that collect nothing have none."""
@@ -101,9 +102,19 @@ class RunContext:
     async def draw(
         self, model: Path, number: int, requests: Sequence[SampleRequest]
     ) -> tuple[Shards[Rollouts], list[Sample]]:
-        """One answer a request from a model of the run, as shards on the cluster and as rows to keep."""
+        """One answer a request from a model of the run, with progress shown."""
         rollouts = await self.runtime.rollouts()
         await rollouts.load(await self.runtime.directory_version(model, number))
+        return await self.answers(
+            requests, lambda drawn: self.console.advance(drawn, len(requests), f"answers of {model.name}")
+        )
+
+    async def answers(
+        self, requests: Sequence[SampleRequest], on_drawn: Callable[[int], None] = lambda drawn: None
+    ) -> tuple[Shards[Rollouts], list[Sample]]:
+        """One answer a request from the weights that are loaded, as shards on the cluster and as rows to keep.
+        `on_drawn` hears how many there are so far."""
+        rollouts = await self.runtime.rollouts()
         shards: list[Any] = []
         samples: list[Sample] = []
         for start in range(0, len(requests), _DRAWN_AT_ONCE):
@@ -114,13 +125,32 @@ class RunContext:
                 drawn = requests[len(samples) : len(samples) + len(shard)]
                 samples += samples_of(shard, texts, [request.prompt for request in drawn])
             shards += chunk
-            self.console.advance(len(samples), len(requests), f"answers of {model.name}")
+            on_drawn(len(samples))
         return tuple(shards), samples
 
     async def label(self, pairs: Sequence[Pair], purpose: str) -> list[Preference]:
-        """What the judges hold of the pairs, with their progress shown. Raises Stopped where a budget left some
-        without a judgement and the config says to stop."""
-        judges = await self.runtime.judges()
+        """What the judges that training learns from hold of the pairs, with their progress shown. Raises Stopped where
+        a budget left some without a judgement and the config says to stop."""
+        return await self._labelled(await self.runtime.judges(), "judge", self.config.judge, pairs, purpose)
+
+    async def evaluation_label(self, pairs: Sequence[Pair], purpose: str, *, progress: bool) -> list[Preference]:
+        """What the judges that evaluation asks hold of the pairs. Raises as `label` does."""
+        own = self.config.evaluation.judge
+        key, config = ("judge", self.config.judge) if own is None else ("evaluation.judge", own)
+        return await self._labelled(
+            await self.runtime.evaluation_judges(), key, config, pairs, purpose, progress=progress
+        )
+
+    async def _labelled(
+        self,
+        judges: JudgeStage,
+        key: str,
+        config: JudgeConfig,
+        pairs: Sequence[Pair],
+        purpose: str,
+        *,
+        progress: bool = True,
+    ) -> list[Preference]:
         before = (await judges.progress()).pairs
 
         async def show() -> None:
@@ -129,17 +159,26 @@ class RunContext:
             note = f"{counts.actors} judge actors, {counts.abstained} abstained, {counts.failed} failed{spent}"
             self.console.advance(counts.pairs - before, len(pairs), note)
 
-        preferences = await shown(judges.label(pairs, purpose), show)
-        stop = over_budget_stop(preferences, self.config.judge)
+        labelling = judges.label(pairs, purpose)
+        preferences = await (shown(labelling, show) if progress else labelling)
+        stop = over_budget_stop(preferences, config, key=key)
         if stop is not None:
             raise Stopped(stop)
         return preferences
 
     async def spent_usd(self) -> float | None:
-        """What the run and its resumptions paid the judge; None where calls have no price."""
+        """What the run and its resumptions paid the judges that training learns from; None where calls have no
+        price."""
         if not any(prices_of(self.config.judge)):
             return None
         return (await (await self.runtime.judges()).totals()).spent_usd
+
+    async def evaluation_spent_usd(self) -> float | None:
+        """What they paid a judge of evaluation's own; None where it has none, or calls have no price."""
+        evaluation = self.config.evaluation
+        if evaluation.instrument == "gold" or evaluation.judge is None or not any(prices_of(evaluation.judge)):
+            return None
+        return (await (await self.runtime.evaluation_judges()).totals()).spent_usd
 
     async def fitted(self, directory: RunDirectory, stages: Sequence[str], fit: Awaitable[T]) -> T:
         """Wait for a batch trainer and show how far the metrics in `directory` say it is; stages of an ensemble's

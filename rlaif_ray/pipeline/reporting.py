@@ -56,11 +56,20 @@ def _told(round: Round) -> RoundSummary:
     labeler = trained.labeler if collected is None else collected.labeler
     if evaluated.spent_usd is not None:
         labeler = labeler.model_copy(update={"cost_usd": evaluated.spent_usd})
+    policy, validation = evaluated.policy, trained.validation
+    if validation is not None:
+        policy = policy.model_copy(
+            update={
+                "taken_iteration": validation.iteration,
+                "validation_win_rate": validation.win_rate,
+                "validation_win_rate_ci": validation.win_rate_ci,
+            }
+        )
     return RoundSummary(
         round=round.number,
         labeler=labeler,
         reward=RewardSummary() if fitted is None else fitted.reward,
-        policy=evaluated.policy,
+        policy=policy,
         preferences=None if collected is None else collected.preferences,
         spent_usd=evaluated.spent_usd,
     )

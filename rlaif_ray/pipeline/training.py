@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 
-from rlaif_ray.loop import OnlineStages, train_on_policy
+from rlaif_ray.loop import OnlineStages, train_on_policy, train_overlapped
 from rlaif_ray.metrics import ANSWER_LENGTH, KL, PPO, REWARD_MEAN, WATCH
 from rlaif_ray.pipeline.context import Round, RunContext
 from rlaif_ray.pipeline.steps import Trained
+from rlaif_ray.pipeline.validating import Validator
 from rlaif_ray.prompts import sample_requests, take
 from rlaif_ray.records import LearnerModels, SampleRequest
 from rlaif_ray.report.summary import LabelerSummary
@@ -46,27 +48,32 @@ async def train(context: RunContext, round: Round) -> Trained:
     def on_watched(iteration: int, metrics: Mapping[str, float]) -> None:
         context.metrics.append(WATCH, before + iteration + 1, total, metrics)
 
+    validator = Validator(context, round, learner)
     try:
         resumed_from = await learner.resume()
         if resumed_from is not None:
             context.console.say(f"  going on after iteration {resumed_from + 1}, the last one checkpointed")
         first = 0 if resumed_from is None else resumed_from + 1
-        if first < config.iterations:
-            await train_on_policy(
-                OnlineStages(rollouts, reward, learner, watch),
-                requests,
-                range(first, config.iterations),
-                checkpoint_every=config.checkpoint_every,
-                on_iteration=on_iteration,
-                on_watched=on_watched,
-            )
-        await learner.save_policy(round.directory.model("policy"))
+        form = (
+            partial(train_overlapped, max_staleness=config.max_staleness) if config.max_staleness else train_on_policy
+        )
+        # Where only the last validation is missing, the loop takes that alone.
+        await form(
+            OnlineStages(rollouts, reward, learner, watch),
+            requests,
+            range(first, config.iterations),
+            checkpoint_every=config.checkpoint_every,
+            on_iteration=on_iteration,
+            on_watched=on_watched,
+            on_published=validator.on_published,
+        )
+        validation = await validator.take()
     finally:
         # What they hold is free for the next round's reward model.
         for stage in (learner, reward, watch):
             if stage is not None:
                 stage.close()
-    return Trained(labeler=await _labeler(context), resumed_from=resumed_from)
+    return Trained(labeler=await _labeler(context), resumed_from=resumed_from, validation=validation)
 
 
 async def _labeler(context: RunContext) -> LabelerSummary:

@@ -80,7 +80,15 @@ class PolicySummary(SummarySection):
     """Share of held-out prompts on which the trained policy beats SFT, ties half."""
     win_rate_ci: Interval | None = None
     win_rate_judge: str | None = None
-    """Who decided: `gold`, or a judge's name. A judge that the policy was trained on says so: `training_judge`."""
+    """Who decided: `gold`, or a judge's name, which says whether the policy was trained on it: `training_judge`,
+    `outside_judge`."""
+    judge_cost_usd: Annotated[float, Field(ge=0)] | None = None
+    """What a judge that training does not use was paid, for all evaluations up to here."""
+    taken_iteration: Annotated[int, Field(ge=1)] | None = None
+    """The iteration whose policy was taken, counted through the rounds, where evaluations in between chose it."""
+    validation_win_rate: Share | None = None
+    """What it won against SFT then, on the prompts that it was chosen by: not on those of `win_rate`."""
+    validation_win_rate_ci: Interval | None = None
     kl: float | None = None
     """KL of the policy from SFT per answer, in nats."""
     mean_length: LengthSummary = LengthSummary()
@@ -125,6 +133,11 @@ class Summary(SummarySection):
 def training_judge(name: str) -> str:
     """How `win_rate_judge` names a judge that the policy was trained on, so that nobody takes it for an outsider."""
     return f"{name} (the judge that trained it)"
+
+
+def outside_judge(name: str) -> str:
+    """How `win_rate_judge` names a judge that had no part in training."""
+    return f"{name} (a judge that did not train it)"
 
 
 def write_summary(summary: Summary) -> Path:
@@ -208,13 +221,27 @@ def _reward_lines(reward: RewardSummary) -> list[str]:
     return lines
 
 
+def chosen(policy: PolicySummary) -> str | None:
+    """One sentence on which policy was taken; None where the last one was, with no evaluation in between."""
+    if policy.taken_iteration is None or policy.validation_win_rate is None:
+        return None
+    interval = (
+        f" (95 % interval {share_interval(policy.validation_win_rate_ci)})" if policy.validation_win_rate_ci else ""
+    )
+    return (
+        f"taken as it was after iteration {policy.taken_iteration:,}, when it won most on the validation prompts: "
+        f"{share(policy.validation_win_rate)}{interval}"
+    )
+
+
 def _movement_lines(policy: PolicySummary) -> list[str]:
     parts = []
     if policy.kl is not None:
         parts.append(f"KL from SFT {policy.kl:.2f} nats per answer")
     if policy.mean_length.before is not None and policy.mean_length.after is not None:
         parts.append(f"mean length {policy.mean_length.before:.1f} to {policy.mean_length.after:.1f} tokens")
-    return [f"Policy: {', '.join(parts)}"] if parts else []
+    lines = [", ".join(parts)] if parts else []
+    return [f"Policy: {line}" for line in (*lines, chosen(policy)) if line]
 
 
 def _round_lines(rounds: Sequence[RoundSummary]) -> list[str]:

@@ -12,7 +12,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from rlaif_ray.config import PromptsConfig, SftConfig, UserError
-from rlaif_ray.prompts import TOY_WORLD, encode_prompt, read_demonstrations, read_prompts, sample_requests, take
+from rlaif_ray.prompts import (
+    TOY_WORLD,
+    PromptSplit,
+    encode_prompt,
+    read_demonstrations,
+    read_prompts,
+    sample_requests,
+    take,
+)
 from rlaif_ray.records import Message, Prompt
 
 CONVERSATION = [
@@ -178,3 +186,19 @@ def test_the_toy_worlds_references_are_demonstrators_answers() -> None:
     assert [prompt.id for prompt in referred.train] == [prompt.id for prompt in plain.train]
     assert all(prompt.reference is None for prompt in plain.train)
     assert all(0 < len((prompt.reference or "").split()) <= 5 for prompt in referred.train)
+
+
+def test_validation_takes_held_out_prompts_off_the_evaluation() -> None:
+    prompts = [Prompt(str(number), f"question {number}") for number in range(9)]
+    split = PromptSplit(train=tuple(prompts[:4]), held_out=tuple(prompts[4:])).with_validation(2)
+    assert (split.train, split.validation, split.held_out) == (
+        tuple(prompts[:4]),
+        tuple(prompts[4:6]),
+        tuple(prompts[6:]),
+    )
+
+
+def test_validation_leaves_something_to_evaluate_on() -> None:
+    split = PromptSplit(train=(Prompt("a", "a"),), held_out=(Prompt("b", "b"), Prompt("c", "c")))
+    with pytest.raises(UserError, match=r"evaluation\.validation_prompts=2 leaves none of 2 held-out prompts"):
+        split.with_validation(2)

@@ -1,0 +1,57 @@
+"""Comparing a policy with SFT: answers to the same prompts, and who wins on each by the run's instrument."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlaif_ray.config import UserError
+from rlaif_ray.evaluation.run import Verdicts, gold_verdicts, judge_verdicts
+from rlaif_ray.judge.hygiene import normalised
+from rlaif_ray.pipeline.context import RunContext
+from rlaif_ray.prompts import sample_requests
+from rlaif_ray.records import Pair, Prompt, SampleRequest
+from rlaif_ray.report.summary import outside_judge, training_judge
+from rlaif_ray.samples import Sample
+
+
+def one_answer_each(context: RunContext, prompts: Sequence[Prompt], purpose: str) -> list[SampleRequest]:
+    """What every evaluation draws: one answer a prompt, at temperature 1."""
+    return sample_requests(prompts, 1, seed=context.config.seed, purpose=purpose, temperature=1.0)
+
+
+async def compared(
+    context: RunContext,
+    prompts: Sequence[Prompt],
+    before: Sequence[Sample],
+    after: Sequence[Sample],
+    purpose: str,
+    *,
+    progress: bool = False,
+) -> Verdicts:
+    """Who wins on each prompt, the policy with `after` or SFT with `before`; a judge's progress is shown on demand.
+
+    Raises UserError where gold is wanted and not known, and as a judge stage does."""
+    config = context.config.evaluation
+    if config.instrument == "gold":
+        if context.gold is None:
+            raise UserError("evaluation.instrument=gold: the prompts' source knows no gold; set it to judge")
+        return gold_verdicts(prompts, before, after, context.gold)
+    pairs = [
+        Pair(
+            id=f"{new.sample_id}~{old.sample_id}",
+            prompt=prompt,
+            response_a=new.answer,
+            response_b=old.answer,
+            sample_a=new.sample_id,
+            sample_b=old.sample_id,
+        )
+        for prompt, old, new in zip(prompts, before, after, strict=True)
+    ]
+    # Equal answers tie, and are not sent.
+    asked = [pair for pair in pairs if normalised(pair.response_a) != normalised(pair.response_b)]
+    preferences = await context.evaluation_label(asked, purpose, progress=progress)
+    judged = {one.pair.id: one for one in preferences}
+    instrument = (
+        training_judge(context.config.judge.model) if config.judge is None else outside_judge(config.judge.model)
+    )
+    return judge_verdicts([judged.get(pair.id) for pair in pairs], instrument)
