@@ -22,11 +22,15 @@ class PlainEngine:
             model.parameters(), lr=settings.learning_rate, eps=settings.epsilon, weight_decay=settings.weight_decay
         )
         self._steps = 0
+        self._share = 1.0
 
     @property
     def learning_rate(self) -> float:
         schedule = self._settings.schedule
-        return self._settings.learning_rate * (schedule.share(self._steps) if schedule else 1.0)
+        return self._settings.learning_rate * (schedule.share(self._steps) if schedule else self._share)
+
+    def scale_learning_rate(self, share: float) -> None:
+        self._share = share
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         loss.backward()

@@ -1,4 +1,6 @@
 import copy
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +9,19 @@ import pytest
 import torch
 
 from rlaif_ray import metrics
-from rlaif_ray.config import PpoConfig
+from rlaif_ray.config import RunConfig
 from rlaif_ray.engines.training import OptimizerSettings
 from rlaif_ray.policy.batching import assemble
-from rlaif_ray.policy.model import ValueModel, load_policy, state_values, value_model_from_reward
+from rlaif_ray.policy.logprobs import token_logprobs
+from rlaif_ray.policy.model import (
+    PolicyWithValue,
+    ValueModel,
+    load_policy,
+    new_value_head,
+    state_and_end_values,
+    value_model_from_reward,
+)
+from rlaif_ray.policy.packing import Ragged, answer_logits
 from rlaif_ray.policy.update import ALGORITHMS, NothingToLearn, PolicyUpdate
 from rlaif_ray.records import FinishReason, Rollouts, Scores, offsets_of
 from rlaif_ray.reward.model import RewardNormalisation, load_reward_model
@@ -28,33 +39,103 @@ def learner(
     models: tuple[Path, Path], learning_rate: float = 1e-3, algorithm: str = "ppo", **options: Any
 ) -> tuple[PolicyUpdate, PlainEngine]:
     sft, reward = models
+    ppo = {"minibatch_size": 8, "epochs": 2, "learning_rate": learning_rate, "answers_per_prompt": 2} | options
+    config = RunConfig.model_validate(
+        {
+            "run_dir": "unused",
+            "prompts": {"path": "p.jsonl"},
+            "policy": {"model": "m", "algorithm": algorithm, "max_answer_tokens": 5},
+            "judge": {"model": "j"},
+            "ppo": ppo,
+        }
+    )
     policy = load_policy(sft, dtype="float32", trust_remote_code=False)
-    normalisation = RewardNormalisation.load(reward)
-    value = value_model_from_reward(reward, normalisation, dtype="float32", trust_remote_code=False)
+    reference = partial(answer_logits, copy.deepcopy(policy))
     settings = OptimizerSettings(learning_rate, max_grad_norm=1.0, zero_stage=0, dtype="float32", epsilon=1e-5)
-    engine = PlainEngine(policy, settings)
-    config = PpoConfig(**{"minibatch_size": 8, "micro_batch_size": 8, "epochs": 2} | options)
-    reference = copy.deepcopy(policy)
-    way = ALGORITHMS[algorithm](config)
-    value_engine = PlainEngine(value, settings) if way.has_value_model else None
-    update = PolicyUpdate(way, engine, value_engine, reference, config, seed=0, temperature=1.0, pad_id=0)
-    return update, engine
+    value = None
+    if config.ppo.value_model == "trunk":
+        engine = PlainEngine(PolicyWithValue(policy, new_value_head(policy, "float32")), settings)
+    else:
+        engine = PlainEngine(policy, settings)
+        if config.has_value_model:
+            normalisation = RewardNormalisation.load(reward)
+            model = value_model_from_reward(reward, normalisation, dtype="float32", trust_remote_code=False)
+            value = PlainEngine(model, settings)
+    return PolicyUpdate(engine, value, reference, config), engine
 
 
-def test_without_a_learning_rate_the_policy_stays_where_it_was(models: tuple[Path, Path]) -> None:
-    update, _ = learner(models, learning_rate=0.0)
+def with_true_logprobs(engine: PlainEngine, rollouts: Rollouts) -> Rollouts:
+    """The rollouts as the engine's own policy would have sampled them."""
+    sequences = Ragged.of(
+        *zip(*((rollouts.prompt(row), rollouts.answer(row)) for row in range(len(rollouts))), strict=True)
+    )
+    inputs = sequences.pack(np.arange(len(rollouts)), torch.device("cpu"))
+    with torch.no_grad():
+        said = token_logprobs(answer_logits(engine.module, inputs), inputs.answer_ids, temperature=1.0)
+    return replace(rollouts, logprobs=said.numpy())
+
+
+@pytest.mark.parametrize("old_logprobs", ["rollout", "recompute"])
+def test_without_a_learning_rate_the_policy_stays_where_it_was(models: tuple[Path, Path], old_logprobs: str) -> None:
+    update, engine = learner(models, learning_rate=0.0, old_logprobs=old_logprobs)
     rollouts, scores = scored_rollouts(20, seed=1)
+    rollouts = with_true_logprobs(engine, rollouts)
     for iteration in range(2):
         measured = update.step(iteration, [rollouts], [scores])
         assert measured[metrics.CLIP_FRACTION] == 0
         assert measured[metrics.APPROXIMATE_KL] == pytest.approx(0, abs=1e-9)
-        assert measured[metrics.KL] == pytest.approx(0, abs=1e-6)
+        assert measured[metrics.KL] == pytest.approx(0, abs=1e-5)
+        assert measured[metrics.LOGPROB_GAP_MAX] < 1e-5
+        assert measured[metrics.IMPORTANCE_WEIGHT] == pytest.approx(1, abs=1e-5)
+        assert measured[metrics.IMPORTANCE_TRUNCATED] == 0
 
 
-def test_micro_batches_and_shards_change_nothing(models: tuple[Path, Path]) -> None:
+def test_the_first_step_of_an_update_is_taken_where_the_ratio_is_one(models: tuple[Path, Path]) -> None:
+    """One minibatch, one epoch: nothing is clipped, whoever sampled, and the loss is minus the mean advantage, which
+    whitening makes 0."""
+    update, _ = learner(models, epochs=1, minibatch_size=64, old_logprobs="recompute", importance_cap=1e-9)
+    rollouts, scores = scored_rollouts(20, seed=1)
+    measured = update.step(0, [rollouts], [scores])
+    assert measured[metrics.CLIP_FRACTION] == 0
+    assert measured[metrics.APPROXIMATE_KL] == pytest.approx(0, abs=1e-9)
+    assert measured[metrics.POLICY_LOSS] == pytest.approx(0, abs=1e-9)
+    assert measured[metrics.IMPORTANCE_TRUNCATED] == 1
+
+
+def test_three_policies_are_kept_apart(models: tuple[Path, Path]) -> None:
+    """Rollouts of another policy: every token log 2 more likely under the learner's. Recomputed, each weighs 2, or what
+    the cap leaves of it; the rollouts' own would make it a ratio of 2, beyond the clip."""
+    rollouts, scores = scored_rollouts(20, seed=1)
+    options: dict[str, Any] = {"epochs": 1, "minibatch_size": 64}
+    recomputing, engine = learner(models, old_logprobs="recompute", importance_cap=1.5, **options)
+    drawn = with_true_logprobs(engine, rollouts)
+    drawn = replace(drawn, logprobs=drawn.logprobs - np.float32(np.log(2)))
+    measured = recomputing.step(0, [drawn], [scores])
+    assert measured[metrics.LOGPROB_GAP] == pytest.approx(np.log(2), rel=1e-4)
+    assert measured[metrics.IMPORTANCE_WEIGHT] == pytest.approx(1.5)
+    assert measured[metrics.IMPORTANCE_TRUNCATED] == 1
+    assert measured[metrics.CLIP_FRACTION] == 0
+    trusting, _ = learner(models, old_logprobs="rollout", **options)
+    measured = trusting.step(0, [drawn], [scores])
+    assert measured[metrics.LOGPROB_GAP] == pytest.approx(np.log(2), rel=1e-4)
+    assert measured[metrics.LOGPROB_GAP_MAX] == pytest.approx(np.log(2), rel=1e-3)
+    assert measured[metrics.IMPORTANCE_WEIGHT] == 1
+    assert measured[metrics.CLIP_FRACTION] > 0.3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"old_logprobs": "recompute"},
+        {"aggregation": "answer_mean", "kl": "k2"},
+        {"value_model": "trunk", "truncated": "bootstrap"},
+        {"algorithm": "grpo", "aggregation": "length_constant", "truncated": "mask"},
+    ],
+)
+def test_micro_batches_and_shards_change_nothing(models: tuple[Path, Path], options: dict[str, Any]) -> None:
     rollouts, scores = scored_rollouts(16, seed=2)
-    whole, whole_engine = learner(models, micro_batch_size=8)
-    split, split_engine = learner(models, micro_batch_size=3)
+    whole, whole_engine = learner(models, **options)
+    split, split_engine = learner(models, micro_batch_tokens=12, **options)
     first, second = (_part(rollouts, scores, rows) for rows in (range(7), range(7, 16)))
     before = whole.step(0, [rollouts], [scores])
     after = split.step(0, [first[0], second[0]], [first[1], second[1]])
@@ -67,8 +148,8 @@ def test_answers_without_a_score_change_nothing(models: tuple[Path, Path]) -> No
     """A batch of which some rows failed teaches what the rest of it teaches alone."""
     rollouts, scores = scored_rollouts(16, seed=2, invalid=(13, 14, 15))
     kept = _part(rollouts, scores, range(13))
-    with_failures, engine = learner(models, epochs=1, minibatch_size=64, micro_batch_size=64)
-    alone, alone_engine = learner(models, epochs=1, minibatch_size=64, micro_batch_size=64)
+    with_failures, engine = learner(models, epochs=1, minibatch_size=64)
+    alone, alone_engine = learner(models, epochs=1, minibatch_size=64)
     measured = with_failures.step(0, [rollouts], [scores])
     expected = alone.step(0, [kept[0]], [kept[1]])
     assert measured[metrics.VALID_FRACTION] == pytest.approx(13 / 16)
@@ -95,7 +176,7 @@ def test_the_value_model_warms_up_alone(models: tuple[Path, Path]) -> None:
     assert not any(np.array_equal(tensor, engine.gather_weights()[name]) for name, tensor in before.items())
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "rloo", "grpo"])
+@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
 def test_the_policy_learns_to_say_what_is_rewarded(algorithm: str, models: tuple[Path, Path]) -> None:
     """Eight answers of one token to each of eight prompts, drawn from the policy as it learns. Token 5 scores 1, others
     0: its probability must rise."""
@@ -120,6 +201,7 @@ def test_the_policy_learns_to_say_what_is_rewarded(algorithm: str, models: tuple
             answer_tokens=drawn[:, 0].numpy().astype(np.int32),
             answer_offsets=offsets_of([1] * 64),
             logprobs=said.gather(1, drawn)[:, 0].numpy(),
+            token_versions=np.full(64, iteration, dtype=np.int32),
             finish_reasons=(FinishReason.STOP,) * 64,
             version=iteration,
             fingerprint="test",
@@ -146,21 +228,83 @@ def test_groups_are_whole_however_the_batch_is_sharded(algorithm: str, models: t
         np.testing.assert_allclose(split_engine.gather_weights()[name], tensor, atol=1e-6, err_msg=name)
 
 
-def test_the_kl_loss_holds_the_policy_to_the_reference(models: tuple[Path, Path]) -> None:
-    """Where all scores tie GRPO has nothing but the KL to move by: nothing at the reference, and back to it from
-    elsewhere."""
-    update, engine = learner(models, algorithm="grpo", kl_coefficient=1.0, truncation_score=1.0)
+@pytest.mark.parametrize("kl", ["k2", "k3", "reward"])
+def test_the_kl_holds_the_policy_to_the_reference(models: tuple[Path, Path], kl: str) -> None:
+    """The same scores again and again: with a large coefficient the policy stays closer to where it began."""
+
+    def distance(kl_coefficient: float) -> float:
+        update, engine = learner(models, algorithm="rloo", kl=kl, kl_coefficient=kl_coefficient, epochs=1)
+        rollouts, scores = scored_rollouts(32, seed=2)
+        for iteration in range(12):
+            measured = update.step(iteration, [with_true_logprobs(engine, rollouts)], [scores])
+        return abs(measured[metrics.KL])
+
+    assert distance(5.0) < 0.5 * distance(0.0)
+
+
+def test_where_all_answers_tie_nothing_is_updated(models: tuple[Path, Path]) -> None:
+    update, engine = learner(models, algorithm="grpo", truncation_score=1.0)
     rollouts, scores = scored_rollouts(16, seed=2)
-    tied = Scores(scores.sample_ids, np.ones(16, dtype=np.float32), scores.valid)
     start = engine.gather_weights()
-    measured = update.step(0, [rollouts], [tied])
+    measured = update.step(0, [rollouts], [Scores(scores.sample_ids, np.ones(16, dtype=np.float32), scores.valid)])
     assert measured[metrics.TIED_GROUP_FRACTION] == 1
-    assert measured[metrics.ADVANTAGE_SIZE] == 0
-    for name, tensor in start.items():  # a real step is one of 1e-3
-        np.testing.assert_allclose(engine.gather_weights()[name], tensor, atol=5e-5, err_msg=name)
-    away = update.step(1, [rollouts], [scores])
-    distances = [abs(update.step(iteration, [rollouts], [tied])[metrics.POLICY_LOSS]) for iteration in range(2, 12)]
-    assert distances[-1] < 0.5 * max(distances), away
+    assert measured[metrics.SKIPPED_STEP] == 1
+    assert metrics.POLICY_LOSS not in measured
+    assert all(np.array_equal(tensor, engine.gather_weights()[name]) for name, tensor in start.items())
+    assert update.step(1, [rollouts], [scores])[metrics.SKIPPED_STEP] == 0
+
+
+def test_updates_end_once_the_policy_is_far_from_where_they_began(models: tuple[Path, Path]) -> None:
+    """Four minibatches an epoch. The bound is passed in the second step, where the first has moved the policy; the
+    value model takes all its steps."""
+    rollouts, scores = scored_rollouts(32, seed=2)
+
+    def steps(**options: Any) -> tuple[dict[str, float], dict[str, int]]:
+        update, engine = learner(models, learning_rate=3e-2, old_logprobs="recompute", **options)
+        taken = {"policy": 0, "value": 0}
+        value = update._value
+        assert value is not None
+        for name, one in (("policy", engine), ("value", value)):
+
+            def step(name: str = name, plain: Any = one.step) -> float:
+                taken[name] += 1
+                return float(plain())
+
+            one.step = step  # type: ignore[method-assign]
+        return update.step(0, [rollouts], [scores]), taken
+
+    measured, taken = steps(stop_at_kl=1e-4)
+    assert measured[metrics.EARLY_STOPPED] == 1
+    assert taken == {"policy": 2, "value": 8}
+    measured, taken = steps()
+    assert measured[metrics.EARLY_STOPPED] == 0
+    assert taken == {"policy": 8, "value": 8}
+
+
+def test_the_coefficient_follows_the_target_from_iteration_to_iteration(models: tuple[Path, Path]) -> None:
+    """The policy is at the reference: KL 0 is 100 % below the target, cut at 20 %, and 16 answers of a horizon of 32
+    make that 10 %."""
+    update, engine = learner(models, learning_rate=0.0, kl_coefficient=1.0, kl_target=5.0, kl_horizon=32)
+    rollouts, scores = scored_rollouts(16, seed=2)
+    rollouts = with_true_logprobs(engine, rollouts)
+    used = [update.step(iteration, [rollouts], [scores])[metrics.KL_COEFFICIENT] for iteration in range(3)]
+    assert used == pytest.approx([1.0, 0.9, 0.81])
+    assert update.kl_coefficient == pytest.approx(0.729)
+
+
+def test_the_rate_falls_over_the_iterations(models: tuple[Path, Path]) -> None:
+    update, engine = learner(models, learning_rate_schedule="linear", learning_rate_warmup=1, iterations=5)
+    rollouts, scores = scored_rollouts(16, seed=2)
+    rates = [update.step(iteration, [rollouts], [scores])[metrics.LEARNING_RATE] for iteration in (0, 1, 3)]
+    assert rates == pytest.approx([0.5e-3, 1e-3, 0.5e-3])
+    assert engine.learning_rate == pytest.approx(0.5e-3)
+
+
+def test_a_value_head_learns_on_the_trunk(models: tuple[Path, Path]) -> None:
+    update, _ = learner(models, value_model="trunk", value_coefficient=1.0, learning_rate=1e-2, value_clip=100.0)
+    rollouts, scores = scored_rollouts(64, seed=2)
+    losses = [update.step(iteration, [rollouts], [scores])[metrics.VALUE_LOSS] for iteration in range(15)]
+    assert losses[-1] < 0.7 * losses[0]
 
 
 def test_without_two_scored_answers_to_a_prompt_there_is_nothing_to_compare(models: tuple[Path, Path]) -> None:
@@ -195,15 +339,10 @@ def test_values_start_as_the_normalised_reward(models: tuple[Path, Path]) -> Non
     scorer = load_reward_model(reward, dtype="float32", trust_remote_code=False)
     whole = [np.concatenate([rollouts.prompt(row), rollouts.answer(row)]) for row in range(6)]
     raw, _ = score_sequences(scorer, rollouts.sample_ids, whole, max_batch_tokens=64)
-    sequences = assemble([rollouts], [scores], pad_id=0).sequences
-    inputs = sequences.inputs(np.arange(6), torch.device("cpu"))
+    inputs = assemble([rollouts], [scores]).sequences.pack(np.arange(6), torch.device("cpu"))
     with torch.no_grad():
-        values = value(inputs.input_ids, inputs.attention_mask, inputs.position_ids, inputs.answer_width)
-        before = state_values(value, inputs)
-    last = values[torch.arange(6), torch.tensor(sequences.answer_lengths) - 1]
+        _, last = state_and_end_values(value, inputs)
     np.testing.assert_allclose(last, (raw - normalisation.mean) / normalisation.std, rtol=1e-4, atol=1e-5)
-    # V(s_t) is read one position earlier: the value after token t - 1 is the one before token t.
-    np.testing.assert_allclose(before[:, 1:], values[:, :-1], rtol=1e-4, atol=1e-5)
 
 
 def _part(rollouts: Rollouts, scores: Scores, rows: range) -> tuple[Rollouts, Scores]:
@@ -219,6 +358,7 @@ def _part(rollouts: Rollouts, scores: Scores, rows: range) -> tuple[Rollouts, Sc
         answer_tokens=rollouts.answer_tokens[answers[0] : answers[-1]],
         answer_offsets=answers - answers[0],
         logprobs=rollouts.logprobs[answers[0] : answers[-1]],
+        token_versions=rollouts.token_versions[answers[0] : answers[-1]],
         finish_reasons=rollouts.finish_reasons[start:stop],
         version=rollouts.version,
         fingerprint=rollouts.fingerprint,
