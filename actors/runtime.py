@@ -16,7 +16,7 @@ from actors.reward import RewardPool
 from actors.reward_mix import RewardMix, RewardWatch
 from actors.rollout import RolloutPool
 from rlaif_ray.config import ActorResources, JudgeConfig, RunConfig
-from rlaif_ray.records import Demonstration, LearnerModels, Prompt, RewardData, RewardFit, WeightVersion
+from rlaif_ray.records import Demonstration, LabelledPair, LearnerModels, Prompt, RewardData, RewardFit, WeightVersion
 from rlaif_ray.rundir import RunDirectory
 from rlaif_ray.stages import Ref, Shards
 from rlaif_ray.weights import fingerprint_of, read_weights
@@ -52,6 +52,19 @@ class RayRuntime:
             start=self._config.reward.model or self._run.model("sft"),
             directory=directory.model("reward"),
             checkpoints=directory.checkpoints("reward"),
+            metrics=directory.metrics,
+        )
+
+    async def fit_dpo(
+        self, train: Sequence[LabelledPair], held_out: Sequence[LabelledPair], directory: RunDirectory
+    ) -> None:
+        await trainer.fit_dpo(
+            self._config,
+            train,
+            held_out,
+            start=self._run.model("sft"),
+            directory=directory.model("policy"),
+            checkpoints=directory.checkpoints("dpo"),
             metrics=directory.metrics,
         )
 

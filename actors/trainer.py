@@ -1,4 +1,4 @@
-"""The batch trainers (SFT, reward model) under Ray Train: it places the workers and joins them into a group.
+"""The batch trainers (SFT, reward model, DPO) under Ray Train: it places the workers and joins them into a group.
 
 What they make is kept by their own atomic writes; nothing is reported to Ray Train as a checkpoint.
 """
@@ -16,10 +16,11 @@ import ray
 
 from actors.spawn import thread_environment
 from rlaif_ray.config import FitConfig, RunConfig, UserError
-from rlaif_ray.metrics import REWARD, REWARD_PRETRAINING, SFT, MetricsLog
-from rlaif_ray.records import Demonstration, RewardData, RewardFit
+from rlaif_ray.metrics import DPO, REWARD, REWARD_PRETRAINING, SFT, MetricsLog
+from rlaif_ray.records import Demonstration, LabelledPair, RewardData, RewardFit
 
 if TYPE_CHECKING:
+    from rlaif_ray.dpo import DpoResult
     from rlaif_ray.fitting import OnStep
     from rlaif_ray.sft import SftResult
 
@@ -84,6 +85,32 @@ async def fit_reward(
         into = directory if config.reward.ensemble == 1 else directory / str(number)
         fits.append(await fitted(config.reward, then, origin, into, number, REWARD))
     return fits
+
+
+async def fit_dpo(
+    config: RunConfig,
+    train: Sequence[LabelledPair],
+    held_out: Sequence[LabelledPair],
+    *,
+    start: Path,
+    directory: Path,
+    checkpoints: Path,
+    metrics: Path,
+) -> DpoResult:
+    """Fill `directory` with the policy that preferences made of the one in `start`.
+
+    Raises UserError when the pairs cannot be used.
+    """
+    data = ray.put((tuple(train), tuple(held_out)))
+
+    def work(on_step: OnStep) -> DpoResult:
+        from rlaif_ray import dpo
+        from rlaif_ray.engines.deepspeed_engine import DeepSpeedEngine
+
+        pairs, measured = ray.get(data)
+        return dpo.fit_dpo(config, pairs, measured, start, directory, DeepSpeedEngine, on_step)
+
+    return await _train(work, DPO, config.dpo, checkpoints, metrics)
 
 
 def _member_seed(seed: int, number: int) -> int:

@@ -71,6 +71,12 @@ def train(config: ConfigPath, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def dpo(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Train the policy on preferences, with no reward model."""
+    _run(config, overrides, "dpo")
+
+
+@app.command()
 def evaluate(config: ConfigPath, overrides: Overrides = None) -> None:
     """Compare the trained policy with SFT on held-out prompts."""
     _run(config, overrides, "evaluate")

@@ -1,4 +1,4 @@
-"""What the batch trainers (SFT, reward model) share: how many steps, which optimizer, which rows in a step."""
+"""What the batch trainers (SFT, reward model, DPO) share: how many steps, which optimizer, which rows in a step."""
 
 from __future__ import annotations
 
@@ -53,6 +53,11 @@ def bucketed_batches(lengths: NDArray[np.int64], batch_size: int, steps: int, se
             steps -= 1
             yield batches[index]
         epoch += 1
+
+
+def longest_first(rows: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows, the longest first by all `lengths` (N,): equal ones are neighbours when they are packed."""
+    return rows[np.argsort(-lengths[rows], kind="stable")]
 
 
 def _sorted_by_length(rows: NDArray[np.int64], lengths: NDArray[np.int64], batch_size: int) -> NDArray[np.int64]:

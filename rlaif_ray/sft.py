@@ -12,11 +12,10 @@ import torch
 
 from rlaif_ray.config import FitConfig, RunConfig, UserError
 from rlaif_ray.engines.training import StartEngine, TrainingEngine
-from rlaif_ray.fitting import OnStep, bucketed_batches, optimizer_settings, optimizer_steps
+from rlaif_ray.fitting import OnStep, bucketed_batches, longest_first, optimizer_settings, optimizer_steps
 from rlaif_ray.metrics import GRADIENT_NORM, LEARNING_RATE, LOSS
 from rlaif_ray.microbatches import split_rows
-from rlaif_ray.policy.batching import Sequences
-from rlaif_ray.policy.logprobs import answer_logits, token_logprobs
+from rlaif_ray.policy.likelihood import answer_logprobs
 from rlaif_ray.policy.model import (
     ensure_pad_token,
     load_policy,
@@ -26,6 +25,7 @@ from rlaif_ray.policy.model import (
     scratch_tokenizer,
     stop_token,
 )
+from rlaif_ray.policy.packing import Ragged
 from rlaif_ray.prompts import encode_answer, encode_prompt
 from rlaif_ray.records import Demonstration
 from rlaif_ray.rundir import directory_written_atomically
@@ -77,7 +77,7 @@ def fit_sft(
     engine = start_engine(model, optimizer_settings(config.sft, policy.dtype, steps))
     loss = None
     if kept:
-        sequences = _sequences(kept, tokenizer.pad_token_id)
+        sequences = Ragged.of([np.array(prompt) for prompt, _ in kept], [np.array(answer) for _, answer in kept])
         loss = train_on_answers(engine, sequences, config.sft, steps, seed=config.seed, on_step=on_step)
     weights = engine.gather_weights()
     if engine.rank == 0:
@@ -87,21 +87,19 @@ def fit_sft(
 
 
 def train_on_answers(
-    engine: TrainingEngine, sequences: Sequences, config: FitConfig, steps: int, *, seed: int, on_step: OnStep
+    engine: TrainingEngine, sequences: Ragged, config: FitConfig, steps: int, *, seed: int, on_step: OnStep
 ) -> float:
     """Take `steps` optimizer steps on batches of like length; return the last one's loss, in nats a token."""
-    lengths = sequences.prompt_lengths + sequences.answer_lengths
-    masks = torch.from_numpy(sequences.answer_mask)
+    lengths = sequences.lengths
     loss = float("nan")
     for number, rows in enumerate(bucketed_batches(lengths, config.batch_size, steps, seed), start=1):
         tokens = int(sequences.answer_lengths[rows].sum())
-        micros = split_rows(rows, engine.rank, engine.world_size, config.micro_batch_size)
+        micros = split_rows(longest_first(rows, lengths), engine.rank, engine.world_size, config.micro_batch_size)
         total = torch.zeros((), device=engine.device)
         for micro in micros:
-            inputs = sequences.inputs(micro.rows, engine.device)
-            mask = masks[micro.rows, : inputs.answer_width] & torch.from_numpy(micro.real)[:, None]
-            logprobs = token_logprobs(answer_logits(engine.model, inputs), inputs.answer_ids, temperature=1.0)
-            part = -torch.where(mask.to(engine.device), logprobs, 0.0).sum() / tokens
+            logprobs = answer_logprobs(engine.model, sequences, micro.rows, engine.device)
+            real = torch.from_numpy(micro.real).to(engine.device)
+            part = -torch.where(real, logprobs, 0.0).sum() / tokens
             engine.backward(part, last=micro is micros[-1])
             total += part.detach()
         rate = engine.learning_rate
@@ -121,7 +119,9 @@ def _start(config: RunConfig, demonstrations: Sequence[Demonstration]) -> tuple[
             tokenizer = load_tokenizer(policy.model, trust_remote_code=policy.trust_remote_code)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise UserError(f"policy.model={policy.model}: cannot be loaded ({reason})") from None
+            raise UserError(
+                f"policy.model={policy.model}: cannot be used ({reason}); name another causal language model"
+            ) from None
         longest = getattr(model.config, "max_position_embeddings", policy.context_tokens)
         if policy.context_tokens > longest:
             raise UserError(
@@ -137,16 +137,4 @@ def _start(config: RunConfig, demonstrations: Sequence[Demonstration]) -> tuple[
             policy.scratch, tokenizer, positions=policy.context_tokens, dtype=policy.dtype, seed=config.seed
         ),
         tokenizer,
-    )
-
-
-def _sequences(examples: Sequence[tuple[list[int], list[int]]], pad_id: int | None) -> Sequences:
-    prompts, answers = zip(*examples, strict=True)
-    return Sequences.of_flat(
-        np.concatenate([np.array(prompt) for prompt in prompts]),
-        np.array([len(prompt) for prompt in prompts]),
-        np.concatenate([np.array(answer) for answer in answers]),
-        np.array([len(answer) for answer in answers]),
-        # Filler is masked: any id will do where the tokenizer has no pad token.
-        pad_id if pad_id is not None else 0,
     )

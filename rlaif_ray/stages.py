@@ -17,6 +17,7 @@ from rlaif_ray.judge.ledger import LedgerTotals
 from rlaif_ray.judge.progress import JudgeProgress
 from rlaif_ray.records import (
     Demonstration,
+    LabelledPair,
     LearnerModels,
     Pair,
     Preference,
@@ -138,6 +139,11 @@ class Runtime(Protocol):
 
     async def fit_reward(self, data: RewardData, directory: RunDirectory) -> list[RewardFit]:
         """Fill a round's models/reward, and tell how each model of it was fitted."""
+
+    async def fit_dpo(
+        self, train: Sequence[LabelledPair], held_out: Sequence[LabelledPair], directory: RunDirectory
+    ) -> None:
+        """Fill a round's models/policy: train models/sft on preferences."""
 
     async def rollouts(self) -> RolloutPool: ...
 

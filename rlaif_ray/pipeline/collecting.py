@@ -52,14 +52,16 @@ async def collect(context: RunContext, round: Round) -> Collected:
 
 
 def _earlier_rows(context: RunContext, round: Round) -> list[PreferenceRow]:
-    """The preferences of the round before; before the first round, those of the config's files."""
+    """The preferences of the round before; before the first round, those of the config's files, for a reward model."""
     if round.previous is not None:
         return read_preferences(round.previous.directory.preferences)
     config = context.config
+    if not config.fits_a_reward_model:
+        return []
     return [
         row
         for file in config.reward.preferences
-        for row in read_preference_file(file, seed=config.seed, held_out=config.reward.held_out)
+        for row in read_preference_file(file, "reward.preferences", seed=config.seed, held_out=config.reward.held_out)
     ]
 
 
@@ -122,8 +124,8 @@ def _rows(context: RunContext, round: Round, preferences: Sequence[Preference]) 
     rows = preference_rows(
         preferences,
         seed=config.seed,
-        held_out=config.reward.held_out,
-        on_inconsistent=config.judge.on_inconsistent or "keep_soft",
+        held_out=config.reward.held_out if config.fits_a_reward_model else config.dpo.held_out,
+        on_inconsistent=config.judge.on_inconsistent or ("keep_soft" if config.fits_a_reward_model else "drop"),
         tie_margin=config.judge.tie_margin,
         round=round.number,
     )

@@ -13,8 +13,9 @@ from rlaif_ray.pipeline.collecting import collect
 from rlaif_ray.pipeline.context import Round, RunContext
 from rlaif_ray.pipeline.evaluating import evaluate
 from rlaif_ray.pipeline.fitting import fit_reward, fit_sft
+from rlaif_ray.pipeline.preferring import prefer
 from rlaif_ray.pipeline.reporting import report
-from rlaif_ray.pipeline.steps import Done, Stage, Step, steps_of
+from rlaif_ray.pipeline.steps import Done, Stage, Step, steps_of, why_absent
 from rlaif_ray.pipeline.training import train
 from rlaif_ray.report.summary import Summary, read_summary
 from rlaif_ray.stages import Runtime
@@ -23,6 +24,7 @@ _OF_A_ROUND: Mapping[Stage, tuple[str, Callable[[RunContext, Round], Awaitable[D
     Stage.COLLECT: ("the policy answers, the judge compares", collect),
     Stage.REWARD: ("a reward model learns the preferences", fit_reward),
     Stage.TRAIN: ("the policy learns from its rewards", train),
+    Stage.DPO: ("the policy learns from preferences", prefer),
     Stage.EVALUATE: ("the new policy against SFT, on held-out prompts", evaluate),
 }
 _OF_THE_RUN: Mapping[Stage, tuple[str, Callable[[RunContext], Awaitable[Done]]]] = {
@@ -62,7 +64,7 @@ class Pipeline:
         """The stage's first step that is not done, else its last."""
         own = [step for step in self._steps if step.stage is stage]
         if not own:
-            raise UserError(f"{stage}: this run's rewards need no reward model, so it has no such stage")
+            raise UserError(f"{stage}: {why_absent(stage, self._config)}")
         wanted = next((step for step in own if not self._is_done(step)), own[-1])
         for before in self._steps[: self._steps.index(wanted)]:
             if not self._is_done(before):

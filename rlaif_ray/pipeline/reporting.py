@@ -49,7 +49,7 @@ async def report(context: RunContext) -> Done:
 def _told(round: Round) -> RoundSummary:
     """A round's figures. What the judge was asked for while the policy was trained counts as the labeler's work where
     nothing was collected."""
-    trained = _recorded(round.directory, Stage.TRAIN, Trained)
+    trained = _trained(round)
     evaluated = _recorded(round.directory, Stage.EVALUATE, Evaluated)
     collected = round.directory.result(Stage.COLLECT, Collected)
     fitted = round.directory.result(Stage.REWARD, Fitted)
@@ -78,10 +78,15 @@ def _told(round: Round) -> RoundSummary:
 def _resumed_from(rounds: Sequence[Round]) -> str | None:
     """Where training went on last after an interruption."""
     for round in reversed(rounds):
-        iteration = _recorded(round.directory, Stage.TRAIN, Trained).resumed_from
+        iteration = _trained(round).resumed_from
         if iteration is not None:
             return f"train, {f'round {round.number}, ' if len(rounds) > 1 else ''}iteration {iteration + 1}"
     return None
+
+
+def _trained(round: Round) -> Trained:
+    """What training recorded, from scores or from preferences."""
+    return round.directory.result(Stage.TRAIN, Trained) or _recorded(round.directory, Stage.DPO, Trained)
 
 
 def _recorded(directory: RunDirectory, stage: Stage, kind: type[Record]) -> Record:

@@ -19,6 +19,7 @@ class Stage(StrEnum):
     COLLECT = "collect"
     REWARD = "fit-reward"
     TRAIN = "train"
+    DPO = "dpo"
     EVALUATE = "evaluate"
     REPORT = "report"
 
@@ -62,12 +63,31 @@ class Step:
 
 
 def steps_of(config: RunConfig) -> list[Step]:
-    """The run's steps, in order. A run without a reward model collects nothing and fits nothing."""
-    of_a_round: list[tuple[Stage, type[Done]]] = [(Stage.TRAIN, Trained), (Stage.EVALUATE, Evaluated)]
-    if config.reward.fits_a_model:
-        of_a_round = [(Stage.COLLECT, Collected), (Stage.REWARD, Fitted), *of_a_round]
+    """The run's steps, in order. A run that needs no preferences of its own collects none."""
+    of_a_round: list[tuple[Stage, type[Done]]] = [
+        (Stage.DPO if config.policy.algorithm == "dpo" else Stage.TRAIN, Trained),
+        (Stage.EVALUATE, Evaluated),
+    ]
+    if config.fits_a_reward_model:
+        of_a_round.insert(0, (Stage.REWARD, Fitted))
+    if config.collects_preferences:
+        of_a_round.insert(0, (Stage.COLLECT, Collected))
     return [
         Step(Stage.SFT, None, Done),
         *(Step(stage, number, record) for number in range(1, config.rounds + 1) for stage, record in of_a_round),
         Step(Stage.REPORT, None, Done),
     ]
+
+
+def why_absent(stage: Stage, config: RunConfig) -> str:
+    """Why this run has no such stage, and what to do, in one sentence without its subject."""
+    algorithm = config.policy.algorithm
+    if stage is Stage.DPO:
+        return f"policy.algorithm={algorithm} learns from scores; take `rlaif train`, or set it to dpo"
+    if algorithm != "dpo":
+        return "this run's rewards need no reward model, so it has no such stage"
+    if stage is Stage.TRAIN:
+        return "policy.algorithm=dpo learns from preferences; take `rlaif dpo`, or set another algorithm"
+    if stage is Stage.COLLECT:
+        return "the preferences are those of dpo.preferences; leave it out to collect some"
+    return "policy.algorithm=dpo needs no reward model; set another algorithm to fit one"

@@ -39,21 +39,21 @@ class RowDefaults:
     held_out: float
 
 
-def read_preference_file(config: PreferenceFileConfig, *, seed: int, held_out: float) -> list[PreferenceRow]:
+def read_preference_file(config: PreferenceFileConfig, key: str, *, seed: int, held_out: float) -> list[PreferenceRow]:
     """Labels to fit on, from a file or the toy world's raters. They name no samples, which lie in another run, and
     their ids begin with the path, so that no other source has them.
 
-    Raises UserError naming the file and the line, or the key.
+    Raises UserError naming the file and the line, or the `key` that holds `config`.
     """
     defaults = RowDefaults(config.source, seed, held_out)
     if config.path == TOY_WORLD:
         labels = rater_labels(config.limit or _TOY_LABELS, seed)
         rows = [verdict(label.prompt, label.preferred, label.other, defaults) for label in labels]
     else:
-        read = itertools.islice(open_rows(config.path, "reward.preferences"), config.limit)
+        read = itertools.islice(open_rows(config.path, key), config.limit)
         rows = [preference_in(row, where, defaults) for where, row in _with_distinct_ids(read)]
     if not rows:
-        raise UserError(f"reward.preferences: {config.path} holds no preferences; give some or leave it out")
+        raise UserError(f"{key}: {config.path} holds no preferences; give some or leave it out")
     return [
         dataclasses.replace(
             row,

@@ -4,13 +4,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, BloomForCausalLM
 
 from rlaif_ray.config import FitConfig, RunConfig, UserError
 from rlaif_ray.engines.training import OptimizerSettings, Schedule
 from rlaif_ray.fitting import bucketed_batches, optimizer_steps
 from rlaif_ray.metrics import LOSS
-from rlaif_ray.policy.batching import Sequences
+from rlaif_ray.policy.packing import Ragged
 from rlaif_ray.prompts import encode_prompt
 from rlaif_ray.records import Demonstration, Prompt
 from rlaif_ray.sft import fit_sft, train_on_answers
@@ -72,6 +72,16 @@ def test_demonstrations_beyond_the_limits_are_counted_or_refused(tmp_path: Path)
     assert not (tmp_path / "none").exists()
 
 
+def test_a_model_that_cannot_be_packed_is_refused(tmp_path: Path) -> None:
+    """Bloom's attention is its own, and would see from one sequence into the next."""
+    shape = {"hidden_size": 16, "n_layer": 1, "n_head": 2, "vocab_size": 20, "bos_token_id": 1, "eos_token_id": 2}
+    BloomForCausalLM(BloomConfig(**shape)).save_pretrained(tmp_path / "bloom")
+    with pytest.raises(UserError, match=r"policy\.model=.*bloom: cannot be used .*packed.*; name another"):
+        fit_sft(
+            config(tmp_path, {"model": str(tmp_path / "bloom")}), [], tmp_path / "out", PlainEngine, lambda *_: None
+        )
+
+
 def test_the_loss_is_that_of_answer_tokens_alone() -> None:
     """One step's loss, re-derived: mean of -log p over both answers' tokens, whatever the prompts."""
     policy, _ = policy_and_tokenizer()
@@ -81,9 +91,7 @@ def test_the_loss_is_that_of_answer_tokens_alone() -> None:
         for prompt, answer in examples:
             logprobs = policy(input_ids=torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
             expected += [-logprobs[len(prompt) - 1 + t, token].item() for t, token in enumerate(answer)]
-    sequences = Sequences.of_flat(
-        np.array([1, 5, 6, 4, 1, 8, 4]), np.array([4, 3]), np.array([7, 2, 9, 10, 2]), np.array([2, 3]), pad_id=0
-    )
+    sequences = Ragged.of(*([np.array(example[side]) for example in examples] for side in (0, 1)))
     engine = PlainEngine(policy, OptimizerSettings(1e-3, 1.0, 0, "float32"))
     loss = train_on_answers(
         engine, sequences, FitConfig(batch_size=2, micro_batch_size=1), 1, seed=0, on_step=lambda *_: None

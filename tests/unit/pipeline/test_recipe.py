@@ -72,6 +72,26 @@ async def test_a_stage_is_taken_in_the_first_round_that_lacks_it(tmp_path: Path)
         await run(two_rounds, Stage.COLLECT)
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "preferences", "asked", "sentence"),
+    [
+        ("ppo", [], Stage.DPO, "dpo: policy.algorithm=ppo learns from scores; take `rlaif train`"),
+        ("dpo", [], Stage.TRAIN, "train: policy.algorithm=dpo learns from preferences; take `rlaif dpo`"),
+        ("dpo", [], Stage.REWARD, "fit-reward: policy.algorithm=dpo needs no reward model"),
+        ("dpo", [{"path": "f.jsonl"}], Stage.COLLECT, "collect: the preferences are those of dpo.preferences"),
+        ("dpo", [], Stage.DPO, "dpo needs what `rlaif sft` makes"),
+    ],
+)
+async def test_a_stage_that_another_algorithm_has_is_refused_with_the_one_to_take(
+    tmp_path: Path, algorithm: str, preferences: list[object], asked: Stage, sentence: str
+) -> None:
+    run_config = config(
+        tmp_path / "run", policy={"model": "m", "algorithm": algorithm}, dpo={"preferences": preferences}
+    )
+    with pytest.raises(UserError, match=sentence):
+        await run(run_config, asked)
+
+
 async def test_a_run_without_a_reward_model_has_nothing_to_collect(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="collect: this run's rewards need no reward model"):
         await run(config(tmp_path / "run", reward={"source": "judge"}), Stage.COLLECT)

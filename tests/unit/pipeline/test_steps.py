@@ -7,7 +7,7 @@ import pytest
 from rlaif_ray.config import RunConfig
 from rlaif_ray.console import Console
 from rlaif_ray.pipeline.context import RunContext
-from rlaif_ray.pipeline.steps import Stage, steps_of
+from rlaif_ray.pipeline.steps import steps_of
 from rlaif_ray.pipeline.training import learner_models
 from rlaif_ray.records import LearnerModels
 
@@ -46,7 +46,17 @@ def test_without_a_reward_model_nothing_is_collected_and_nothing_fitted(reward: 
 
 def test_a_mix_with_a_reward_model_has_every_step() -> None:
     mixed = config(reward={"mix": [{"kind": "reward_model"}, {"kind": "judge_score"}]})
-    assert [stage for stage, _ in names(mixed)] == list(Stage)
+    assert [stage for stage, _ in names(mixed)] == ["sft", *IN_ORDER, "report"]
+
+
+@pytest.mark.parametrize(
+    ("preferences", "collected"), [([], [("collect", 1)]), ([{"path": "pairs.jsonl"}], [])], ids=["own", "from files"]
+)
+def test_dpo_needs_preferences_and_nothing_that_rewards(
+    preferences: list[object], collected: list[tuple[str, int]]
+) -> None:
+    direct = config(policy={"model": "m", "algorithm": "dpo"}, dpo={"preferences": preferences})
+    assert names(direct) == [("sft", None), *collected, ("dpo", 1), ("evaluate", 1), ("report", None)]
 
 
 def test_the_last_round_is_kept_where_a_run_of_one_round_is(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_trls_form_comes_in_again_by_the_door_of_all_files(tmp_path: Path, promp
     ]
     write_export(tmp_path / f"trl.{kind}", rows, "trl")
     config = PreferenceFileConfig(path=str(tmp_path / f"trl.{kind}"))
-    again = read_preference_file(config, seed=0, held_out=0.0)
+    again = read_preference_file(config, "reward.preferences", seed=0, held_out=0.0)
     assert [each.pair_id for each in again] == [f"{config.path}:pair-0", f"{config.path}:pair-1"]
     for name in TRL[:-1]:
         assert [getattr(each, name) for each in again] == [getattr(each, name) for each in rows]

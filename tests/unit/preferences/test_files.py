@@ -29,7 +29,9 @@ def read(directory: Path, *rows: Any, held_out: float = 0.0, **config: Any) -> l
     """What is read of rows written as JSONL."""
     file = directory / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return read_preference_file(PreferenceFileConfig(path=str(file), **config), seed=0, held_out=held_out)
+    return read_preference_file(
+        PreferenceFileConfig(path=str(file), **config), "reward.preferences", seed=0, held_out=held_out
+    )
 
 
 def own(**changes: Any) -> PreferenceRow:
@@ -148,7 +150,7 @@ def test_as_many_as_the_limit(tmp_path: Path) -> None:
 
 def test_the_toy_worlds_raters_are_people() -> None:
     config = PreferenceFileConfig(path="toyworld:headlines", limit=200, weight=2.0)
-    rows = read_preference_file(config, seed=3, held_out=0.25)
+    rows = read_preference_file(config, "reward.preferences", seed=3, held_out=0.25)
     assert len(rows) == len({row.pair_id for row in rows}) == 200
     assert {(row.label_source, row.p, row.weight) for row in rows} == {("human", 1.0, 2.0)}
     assert [row.split for row in rows] == [split_of(row.prompt_id, 3, 0.25) for row in rows]
@@ -161,7 +163,7 @@ def test_another_runs_file_keeps_what_it_says_and_names_nothing_of_ours(tmp_path
     write_preferences(tmp_path / "p.parquet", [own(), own(pair_id="tie", p=0.5, rejected="")])
     config = PreferenceFileConfig(path=str(tmp_path / "p.parquet"), weight=2.0)
     theirs = {"weight": 1.0, "chosen_sample": None, "rejected_sample": None}
-    assert read_preference_file(config, seed=0, held_out=0.0) == [
+    assert read_preference_file(config, "reward.preferences", seed=0, held_out=0.0) == [
         own(pair_id=f"{config.path}:a~b", **theirs),
         own(pair_id=f"{config.path}:tie", p=0.5, rejected="", **theirs),
     ]
@@ -237,7 +239,7 @@ def test_a_file_without_preferences_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"reward.preferences: .* holds no preferences"):
         read(tmp_path)
     with pytest.raises(UserError, match=r"reward.preferences: .* cannot be read"):
-        read_preference_file(PreferenceFileConfig(path="missing.jsonl"), seed=0, held_out=0.0)
+        read_preference_file(PreferenceFileConfig(path="missing.jsonl"), "reward.preferences", seed=0, held_out=0.0)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("file", [PREFERENCES], indirect=True)
 def test_its_preferences_are_read(file: Path) -> None:
-    rows = read_preference_file(PreferenceFileConfig(path=str(file)), seed=0, held_out=0.0)
+    rows = read_preference_file(PreferenceFileConfig(path=str(file)), "reward.preferences", seed=0, held_out=0.0)
     assert len(rows) == 5
     assert (rows[-1].label_source, rows[-1].split, rows[-1].pair_id) == ("ai", "test", f"{file}:7")
 
