@@ -51,6 +51,8 @@ HELD_OUT_PAIRS = 400
 ENSEMBLE = 3
 ROUNDS = 3
 _ITERATIONS = 40
+# A round's iteration that is the best by validation, and how often one is validated.
+TAKEN, _VALIDATED_EVERY = 30, 10
 HOSTILE_ANSWER = "<script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">"
 _TOPICS = ("flood", "merger", "election", "rescue", "strike", "eclipse", "verdict", "harvest", "treaty", "derby")
 _NEWS = "flood merger election rescue strike eclipse"
@@ -87,7 +89,7 @@ def _write_config(directory: RunDirectory, seed: int) -> None:
             ensemble=ENSEMBLE,
             watch=16,
         ),
-        ppo=PpoConfig(iterations=_ITERATIONS),
+        ppo=PpoConfig(iterations=_ITERATIONS, evaluate_every=_VALIDATED_EVERY),
         evaluation=EvaluationConfig(instrument="gold"),
     )
     directory.config.write_text(config_text(config))
@@ -141,6 +143,9 @@ def _round(number: int) -> RoundSummary:
             win_rate=win_rate,
             win_rate_ci=(win_rate - 0.026, win_rate + 0.026),
             win_rate_judge="gold",
+            taken_iteration=(number - 1) * _ITERATIONS + TAKEN,
+            validation_win_rate=_validated(number, TAKEN),
+            validation_win_rate_ci=(_validated(number, TAKEN) - 0.05, _validated(number, TAKEN) + 0.05),
             kl=3.41 - 1.2 * behind,
             mean_length=LengthSummary(before=4.9, after=5.6 - 0.2 * behind),
             prompts=1000,
@@ -148,6 +153,11 @@ def _round(number: int) -> RoundSummary:
         preferences=PAIRS * number,
         spent_usd=0.38 - 0.12 * behind,
     )
+
+
+def _validated(round: int, iteration: int) -> float:
+    """The win rate on validation prompts: it rises over the rounds, and falls after the best iteration of each."""
+    return 0.5 + 0.06 * round + 0.002 * iteration - (0.1 if iteration > TAKEN else 0.0)
 
 
 def _write_metrics(directory: RunDirectory, generator: np.random.Generator) -> None:
@@ -202,6 +212,13 @@ def _write_metrics(directory: RunDirectory, generator: np.random.Generator) -> N
                 metrics.LOGPROB_GAP: abs(noisy(2e-6, 4e-7)),
                 metrics.LOGPROB_GAP_MAX: abs(noisy(1.1e-5, 2e-6)),
                 metrics.EXPLAINED_VARIANCE: noisy(0.7 * learnt, 0.05),
+                metrics.IMPORTANCE_WEIGHT: noisy(1.0, 0.002),
+                metrics.IMPORTANCE_TRUNCATED: abs(noisy(0.001, 0.0005)),
+                metrics.KL_COEFFICIENT: 0.1 * math.exp(0.3 * learnt),
+                metrics.LEARNING_RATE: 1e-3 * (1 - (step - 1) % _ITERATIONS / _ITERATIONS),
+                metrics.STALENESS: 0.0,
+                metrics.EARLY_STOPPED: float(step % 17 == 0),
+                metrics.SKIPPED_STEP: 0.0,
                 metrics.POLICY_GRADIENT_NORM: abs(noisy(0.8, 0.2)),
                 metrics.GENERATE_SECONDS: abs(noisy(1.1, 0.1)),
                 metrics.LEARN_SECONDS: abs(noisy(1.7, 0.1)),
@@ -218,6 +235,20 @@ def _write_metrics(directory: RunDirectory, generator: np.random.Generator) -> N
                 metrics.WATCHED_CORRELATION: noisy(0.75 - 0.2 * learnt, 0.08),
             },
         )
+        number, iteration = (step - 1) // _ITERATIONS + 1, (step - 1) % _ITERATIONS + 1
+        if iteration % _VALIDATED_EVERY == 0:
+            won = _validated(number, iteration)
+            log.append(
+                metrics.VALIDATION,
+                step,
+                ROUNDS * _ITERATIONS,
+                {
+                    metrics.WIN_RATE: won,
+                    metrics.WIN_RATE_LOW: won - 0.05,
+                    metrics.WIN_RATE_HIGH: won + 0.05,
+                    metrics.COMPARED: 256.0,
+                },
+            )
     log.close()
 
 

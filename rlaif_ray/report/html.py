@@ -22,7 +22,7 @@ from rlaif_ray.report.figures.times import stage_times
 from rlaif_ray.report.figures.training import stage_curves
 from rlaif_ray.report.quantities import duration, share
 from rlaif_ray.report.reading import Run, read_run
-from rlaif_ray.report.summary import verdict
+from rlaif_ray.report.summary import chosen, verdict
 from rlaif_ray.report.tiles import headline_tiles, reward_tiles
 from rlaif_ray.rundir import write_atomically
 
@@ -57,6 +57,7 @@ def write_report(run_dir: Path) -> Path:
         run=run,
         summary=run.summary,
         verdict=verdict(run.summary.policy),
+        chosen=chosen(run.summary.policy),
         facts=_facts(run),
         tiles=headline_tiles(run.summary),
         evaluation=evaluation,
@@ -114,6 +115,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("control", judge.get("control")),
         ("prompts", (run.config.get("prompts") or {}).get("path")),
         ("rounds", len(run.summary.rounds) or None),
+        ("taken after iteration", run.summary.policy.taken_iteration),
         ("seed", run.summary.seed),
         ("resumed from", run.summary.resumed_from),
     ]

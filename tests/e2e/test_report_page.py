@@ -47,7 +47,7 @@ def test_every_panel_is_drawn_and_no_text_of_a_model_runs(report: Path, tmp_path
     # Folded panels are drawn when they are opened, at the size that they then have.
     folded = re.findall(r'data-figure="([^"]+)"', "".join(re.findall(r"<details>.*?</details>", body, re.DOTALL)))
     assert undrawn == set(folded)
-    assert len(panels) - len(undrawn) == 37
+    assert len(panels) - len(undrawn) == 44
     assert "<title>headlines-7 · rlaif-ray</title>" in page
     assert "&lt;script&gt;document.title = 'owned'&lt;/script&gt;" in body
 

@@ -22,18 +22,21 @@ from rlaif_ray.report.figures.panel import (
     outline,
     stacked,
 )
+from rlaif_ray.report.figures.validation import validation_figure
 from rlaif_ray.report.reading import Evaluated, Run
 from rlaif_ray.report.summary import Summary
 
 
 def evaluation_figures(run: Run) -> list[Figure]:
-    """Who won, gold utilities before and after, and what the KL bought."""
+    """Who won, gold utilities before and after, what the KL bought, and how it came to that."""
     figures = []
     if run.evaluated is not None:
         figures += _outcomes(run.evaluated)
         figures += _utilities(run.evaluated)
     if run.metrics is not None:
         figures += _kl_frontier(run.metrics, run.summary)
+        validation = validation_figure(run.metrics, run.summary)
+        figures += [] if validation is None else [validation]
     return figures
 
 

@@ -45,6 +45,7 @@ _MAIN: Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("KL from SFT", (metrics.KL,)),
         ("Answer length", (metrics.ANSWER_LENGTH,)),
         ("Value loss", (metrics.VALUE_LOSS,)),
+        ("Explained variance", (metrics.EXPLAINED_VARIANCE,)),
         ("Clip fraction", (metrics.CLIP_FRACTION,)),
         ("Entropy", (metrics.ENTROPY,)),
         ("Groups that teach nothing", (metrics.TIED_GROUP_FRACTION, metrics.LONE_GROUP_FRACTION)),
@@ -55,6 +56,15 @@ _MAIN: Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("Rank correlation", (metrics.WATCHED_CORRELATION,)),
     ),
 }
+# Further ones of training the policy, where they ever change.
+_WHERE_IT_MOVES = (
+    ("Importance weight", (metrics.IMPORTANCE_WEIGHT,)),
+    ("Importance weights that were cut", (metrics.IMPORTANCE_TRUNCATED,)),
+    ("Staleness", (metrics.STALENESS,)),
+    ("KL coefficient", (metrics.KL_COEFFICIENT,)),
+    ("Learning rate", (metrics.LEARNING_RATE,)),
+    ("Updates cut short or skipped", (metrics.EARLY_STOPPED, metrics.SKIPPED_STEP)),
+)
 _MORE = (
     ("Spread of the reward's parts", (metrics.REWARD_PART_STD,)),
     ("Answers that the reward's parts score", (metrics.REWARD_PART_VALID,)),
@@ -78,12 +88,19 @@ class _Log:
     def names(self) -> list[str]:
         return list(dict.fromkeys(name for rows in self.members for row in rows for name in row.values))
 
+    def moves(self, names: Sequence[str]) -> bool:
+        """Whether one of these metrics has more than one value."""
+        return any(
+            len({row.values[name] for rows in self.members for row in rows if name in row.values}) > 1 for name in names
+        )
+
 
 def stage_curves(rows: Sequence[MetricsRow], algorithm: str, round_ends: Sequence[int]) -> list[StageCurves]:
-    """The training curves of every stage, in the order in which the stages were logged first. `algorithm` is what
-    trained the policy, and `round_ends` the iterations after which its reward was another one."""
+    """The training curves of every stage, in the order in which the stages were logged first; validation is a part of
+    the evaluation. `algorithm` is what trained the policy, and `round_ends` the iterations after which its reward was
+    another one."""
     rows_of: dict[str, dict[str, list[MetricsRow]]] = {}
-    for row in sorted(rows, key=lambda row: row.time):
+    for row in sorted((row for row in rows if row.stage != metrics.VALIDATION), key=lambda row: row.time):
         rows_of.setdefault(_MEMBER.sub("", row.stage), {}).setdefault(row.stage, []).append(row)
     titles = {**_TITLES, metrics.PPO: algorithm.upper()}
     ends = {metrics.PPO: round_ends}
@@ -98,7 +115,8 @@ def stage_curves(rows: Sequence[MetricsRow], algorithm: str, round_ends: Sequenc
 
 
 def _curves_of(log: _Log, title: str, marks: Sequence[Mapping[str, Any]]) -> StageCurves:
-    main, main_names = _panels(log, _MAIN.get(log.stage, ()), marks)
+    moving = [panel for panel in _WHERE_IT_MOVES if log.stage == metrics.PPO and log.moves(panel[1])]
+    main, main_names = _panels(log, [*_MAIN.get(log.stage, ()), *moving], marks)
     more, more_names = _panels(log, _MORE, marks)
     shown = {metrics.REWARD_STD, *main_names, *more_names}
     others = [

@@ -133,6 +133,34 @@ def test_the_rounds_are_told(page: Page) -> None:
     assert [mark["x0"] for mark in page.figures["ppo-kl"]["layout"]["shapes"]] == [40.5, 80.5]
 
 
+def test_the_policy_that_was_taken_is_marked_and_told(page: Page) -> None:
+    """Rounds of 40 iterations, validated every ten, each the best after its thirtieth: 0.5 + 0.06 * 3 + 0.002 * 30 is
+    what the last one's won."""
+    curve, taken = page.figures["validation"]["traces"]
+    assert curve["x"] == list(range(10, 130, 10))
+    assert (taken["x"], taken["text"]) == ([30, 70, 110], ["taken: 30", "taken: 70", "taken: 110"])
+    assert taken["y"] == [curve["y"][curve["x"].index(iteration)] for iteration in taken["x"]]
+    text = " ".join(page.text.split())
+    assert (
+        "The policy was taken as it was after iteration 110, when it won most on the validation prompts: 74.0" in text
+    )
+    assert "taken after iteration 110" in text
+    assert not [name for name in page.figures if name.startswith("validation-")], "shown once"
+
+
+def test_a_run_that_was_not_validated_says_nothing_of_it(tmp_path: Path) -> None:
+    directory = write_synthetic_run(tmp_path)
+    rows = [line for line in directory.metrics.read_text().splitlines() if '"stage": "validation"' not in line]
+    directory.metrics.write_text("\n".join(rows) + "\n")
+    unmeasured = {"taken_iteration": None, "validation_win_rate": None, "validation_win_rate_ci": None}
+    summary = read_summary(tmp_path)
+    policy = summary.policy.model_copy(update=unmeasured)
+    write_summary(summary.model_copy(update={"policy": policy, "rounds": ()}))
+    page = Page(write_report(tmp_path).read_text())
+    assert "validation" not in page.figures
+    assert "was taken as it was" not in page.text
+
+
 def test_a_run_from_before_held_out_pairs_were_kept_is_shown_without_them(tmp_path: Path) -> None:
     directory = write_synthetic_run(tmp_path)
     directory.reward_held_out.unlink()

@@ -79,6 +79,10 @@ def test_written_names_are_the_agreed_ones(summary: Summary) -> None:
             "win_rate": 0.71,
             "win_rate_ci": [0.68, 0.74],
             "win_rate_judge": "gold",
+            "judge_cost_usd": None,
+            "taken_iteration": None,
+            "validation_win_rate": None,
+            "validation_win_rate_ci": None,
             "kl": 2.5,
             "mean_length": {"before": 5.0, "after": 5.5},
             "prompts": 1000,
@@ -157,6 +161,15 @@ def test_closing_lines_say_what_improved_and_where_everything_is(summary: Summar
         f"Models: {summary.run_dir}/models/policy (policy) and its siblings",
         f"Figures: {summary.run_dir}/summary.json",
     ]
+
+
+def test_closing_lines_say_which_policy_was_taken(summary: Summary) -> None:
+    taken = {"taken_iteration": 60, "validation_win_rate": 0.74, "validation_win_rate_ci": (0.69, 0.79)}
+    policy = summary.policy.model_copy(update=taken)
+    assert (
+        "Policy: taken as it was after iteration 60, when it won most on the validation prompts: 74.0 % (95 % interval "
+        "69.0 to 79.0 %)"
+    ) in closing_lines(summary.model_copy(update={"policy": policy}))
 
 
 def test_closing_lines_say_how_figures_moved_over_rounds(summary: Summary) -> None:

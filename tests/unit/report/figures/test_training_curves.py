@@ -34,6 +34,16 @@ def test_the_only_part_of_a_reward_is_folded_away() -> None:
     assert [figure.id for figure in stage.more] == ["ppo-reward/reward_model"]
 
 
+def test_curves_that_never_move_are_folded_away() -> None:
+    rows = [
+        row(metrics.PPO, step, float(step), learning_rate=1e-3 / step, kl_coefficient=0.1, staleness=0.0)
+        for step in (1, 2)
+    ]
+    stage = only(stage_curves(rows, "ppo", []))
+    assert [figure.title for figure in stage.main] == ["Learning rate"]
+    assert [figure.title for figure in stage.more] == ["Kl coefficient", "Staleness"]
+
+
 def test_the_members_of_an_ensemble_are_lines_of_one_panel() -> None:
     rows = [
         row("reward", 1, 1.0, loss=0.7),

@@ -1,0 +1,64 @@
+"""How the policy fared against SFT while it was trained, and which of its versions was taken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rlaif_ray import metrics
+from rlaif_ray.metrics import MetricsRow
+from rlaif_ray.records import Estimate
+from rlaif_ray.report.figures.panel import FIRST, QUIET, SECOND, SHARES, Figure, interval_bars
+from rlaif_ray.report.summary import Summary
+
+
+def validation_figure(rows: Sequence[MetricsRow], summary: Summary) -> Figure | None:
+    """The win rate over the iterations, with the policy that each round took."""
+    logged = sorted((row for row in rows if row.stage == metrics.VALIDATION), key=lambda row: row.step)
+    points = [(row.step, _estimate(row)) for row in logged if math.isfinite(row.values[metrics.WIN_RATE])]
+    if not points:
+        return None
+    policies = [one.policy for one in summary.rounds] or [summary.policy]
+    taken = {policy.taken_iteration for policy in policies}
+    chosen = [(step, estimate.value) for step, estimate in points if step in taken]
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": "win rate",
+            "x": [step for step, _ in points],
+            "y": [estimate.value for _, estimate in points],
+            "error_y": interval_bars([estimate for _, estimate in points], FIRST),
+            "line": {"color": FIRST, "width": 2},
+            "marker": {"size": 6},
+        },
+        {
+            "type": "scatter",
+            "mode": "markers+text",
+            "name": "taken",
+            "x": [step for step, _ in chosen],
+            "y": [value for _, value in chosen],
+            "text": [f"taken: {step:,}" for step, _ in chosen],
+            "textposition": "top center",
+            "marker": {"color": SECOND, "size": 13, "symbol": "diamond"},
+        },
+    ]
+    even = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0.5, "y1": 0.5}
+    return Figure(
+        id="validation",
+        title="While it was trained",
+        note=f"Win rate against SFT on {max(row.values[metrics.COMPARED] for row in logged):,.0f} validation prompts, "
+        "which the final evaluation leaves out",
+        traces=traces if chosen else traces[:1],
+        layout={
+            "xaxis": {"title": {"text": "iteration"}},
+            "yaxis": {"title": {"text": "win rate"}, **SHARES},
+            "shapes": [{**even, "line": {"color": QUIET, "width": 1, "dash": "dot"}}],
+        },
+    )
+
+
+def _estimate(row: MetricsRow) -> Estimate:
+    """With an interval of no width where it has none: nothing is drawn."""
+    value, low, high = (row.values[name] for name in (metrics.WIN_RATE, metrics.WIN_RATE_LOW, metrics.WIN_RATE_HIGH))
+    return Estimate(value, low, high) if math.isfinite(low) and math.isfinite(high) else Estimate(value, value, value)
