@@ -21,7 +21,7 @@ from rlaif_ray.config import ActorResources, JudgeConfig, Stopped
 from rlaif_ray.judge.guard import abstention_stop, abstention_warning
 from rlaif_ray.judge.ledger import Account, LedgerTotals
 from rlaif_ray.judge.offline import prices_of
-from rlaif_ray.judge.panel import Panel, judges_of
+from rlaif_ray.judge.panel import Panel
 from rlaif_ray.judge.prices import Price
 from rlaif_ray.judge.progress import JudgeProgress
 from rlaif_ray.judge.request import Answer, Request
@@ -55,7 +55,7 @@ class JudgePool:
         ledger: LedgerHandle,
         name: str,
     ) -> None:
-        """`prices` are those of `judges_of(config)`."""
+        """`prices` are those of `config.judges`."""
         # Hundreds of thousands of records come and go here, none of them in a cycle: looking for cycles among them took
         # a fifth of the time.
         gc.set_threshold(100_000, 50, 100)
@@ -71,7 +71,7 @@ class JudgePool:
                 replay=config.replay,
                 retry_refused=config.retry_refused,
             )
-            for number, (judge, price) in enumerate(zip(judges_of(config), prices, strict=True))
+            for number, (judge, price) in enumerate(zip(config.judges, prices, strict=True))
         ]
         self._run = run
         self._ledger = ledger

@@ -23,7 +23,6 @@ from rlaif_ray.judge.batch_files import read_batch_files, write_batch_files
 from rlaif_ray.judge.hygiene import why_not_sent
 from rlaif_ray.judge.ledger import Ledger, Receipt, Refusal
 from rlaif_ray.judge.offline import estimate, missing_calls, prices_of
-from rlaif_ray.judge.panel import judges_of
 from rlaif_ray.judge.retry import Failure
 from rlaif_ray.preferences.dataset import PreferenceRow, write_preferences
 from rlaif_ray.preferences.judgements import write_judgements
@@ -201,7 +200,7 @@ class Labelling:
 
     def _batched_judge(self) -> JudgeConfig:
         judge = self.config.judge
-        if judge.base_url is None or len(judges_of(judge)) > 1:
+        if judge.base_url is None or len(judge.judges) > 1:
             raise UserError(
                 "judge: batch files are for one judge behind a base_url; leave out ensemble, cascade and fallback"
             )

@@ -188,6 +188,13 @@ class JudgeConfig(EndpointConfig):
     fallback: EndpointConfig | None = None
     """The judge, such as a local labeler, that takes over when the budget is spent."""
 
+    @property
+    def judges(self) -> tuple[EndpointConfig, ...]:
+        """Every judge that it names: the first, the rest of the ensemble, the cascade's, the fallback."""
+        second = () if self.cascade is None else (self.cascade.judge,)
+        fallback = () if self.fallback is None else (self.fallback,)
+        return (self, *self.ensemble, *second, *fallback)
+
     @model_validator(mode="after")
     def _whole(self) -> JudgeConfig:
         if (self.when_spent == "fallback") != (self.fallback is not None):

@@ -228,6 +228,15 @@ class RunConfig(Section):
                 "ppo.evaluate_every needs an instrument that training does not use: set evaluation.judge, or "
                 "evaluation.instrument=gold where the prompts' source knows it"
             )
+        if self.ppo.evaluate_every is not None and self.policy.algorithm == "dpo":
+            raise ValueError("ppo.evaluate_every: dpo has no iterations to evaluate between; leave it out")
+        training = {(judge.base_url, judge.model) for judge in self.judge.judges}
+        for judge in () if self.evaluation.judge is None else self.evaluation.judge.judges:
+            if (judge.base_url, judge.model) in training:
+                raise ValueError(
+                    f"evaluation.judge: {judge.model} labels for training too; name a judge that does not, or leave it "
+                    "out to evaluate by the training judge"
+                )
 
 
 class JudgeRunConfig(Section):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rlaif_ray.config import JudgeConfig, UserError
 from rlaif_ray.judge.asking.terms import Mode
 from rlaif_ray.judge.ledger import Ledger, NotInLedger, answer_of
-from rlaif_ray.judge.panel import Panel, judges_of
+from rlaif_ray.judge.panel import Panel
 from rlaif_ray.judge.prices import Price, cost_usd, expected_prompt_tokens, load_prices, price_of, worst_cost_usd
 from rlaif_ray.judge.request import Answer, Form, Request, call_key, endpoint_identity
 from rlaif_ray.records import Pair
@@ -20,7 +20,7 @@ _RATIONALE_TOKENS = 200
 
 @dataclass(frozen=True, slots=True)
 class MissingCall:
-    """A call that the ledger has no reply to. `judge` counts in `judges_of(config)`."""
+    """A call that the ledger has no reply to. `judge` counts in `config.judges`."""
 
     judge: int
     key: str
@@ -51,7 +51,7 @@ async def missing_calls(
     Raises NotInLedger where an endpoint was not probed and nothing is assumed.
     """
     missing: dict[str, MissingCall] = {}
-    judges = judges_of(config)
+    judges = config.judges
     identities = [endpoint_identity(judge) for judge in judges]
 
     async def ask(judge: int, requests: Sequence[Request], purpose: str) -> Sequence[Answer]:
@@ -82,8 +82,8 @@ async def missing_calls(
 
 
 def estimate(missing: Sequence[MissingCall], config: JudgeConfig, prices: Sequence[Price | None]) -> Estimate:
-    """What the missing calls will take. `prices` are those of `judges_of(config)`."""
-    judges = judges_of(config)
+    """What the missing calls will take. `prices` are those of `config.judges`."""
+    judges = config.judges
     calls = prompt_tokens = completion_tokens = 0
     usd: float | None = 0.0
     at_most_usd: float | None = 0.0
@@ -115,12 +115,12 @@ def estimate(missing: Sequence[MissingCall], config: JudgeConfig, prices: Sequen
 
 
 def prices_of(config: JudgeConfig) -> list[Price | None]:
-    """What each of `judges_of(config)` charges. Raises UserError where a budget needs a price that is not known."""
+    """What each of `config.judges` charges. Raises UserError where a budget needs a price that is not known."""
     table = load_prices(config.prices)
-    prices = [price_of(judge, table) for judge in judges_of(config)]
+    prices = [price_of(judge, table) for judge in config.judges]
     unknown = [
         judge
-        for judge, price in zip(judges_of(config), prices, strict=True)
+        for judge, price in zip(config.judges, prices, strict=True)
         if price is None and judge.base_url is not None
     ]
     if unknown and config.budget_usd is not None and config.unknown_price == "refuse":

@@ -47,14 +47,7 @@ _RUBRIC_TEMPLATE = "rubric"
 
 class Ask(Protocol):
     def __call__(self, judge: int, requests: Sequence[Request], purpose: str) -> Awaitable[Sequence[Answer]]:
-        """The answers of one of `judges_of(config)`, in order."""
-
-
-def judges_of(config: JudgeConfig) -> tuple[EndpointConfig, ...]:
-    """Every judge that a config names: the first, the rest of the ensemble, the cascade's, the fallback."""
-    second = () if config.cascade is None else (config.cascade.judge,)
-    fallback = () if config.fallback is None else (config.fallback,)
-    return (config, *config.ensemble, *second, *fallback)
+        """The answers of one of `config.judges`, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +77,7 @@ class Panel:
         self._seed = seed
         self._ask = ask
         self._assume = assume
-        self._judges = judges_of(config)
+        self._judges = config.judges
         names = (config.template,) if isinstance(config.template, str) else config.template
         self._templates = [load_template(name) for name in names]
         self._score_template = load_score_template(config.score_template)

@@ -278,6 +278,33 @@ def test_rewards_that_cannot_be_had_are_refused(minimal: Path, overrides: list[s
         load_config(minimal, overrides)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["ppo.evaluate_every=5"], r"ppo\.evaluate_every needs an instrument that training does not use"),
+        (["ppo.evaluate_every=5", "evaluation.instrument=gold", "policy.algorithm=dpo"], "dpo has no iterations"),
+        (["judge.model=one", "evaluation.judge={model: one}"], r"evaluation\.judge: one labels for training too"),
+        (
+            [
+                "judge.model=one",
+                "judge.ensemble=[{model: two}]",
+                "evaluation.judge={model: three, ensemble: [{model: two}]}",
+            ],
+            r"evaluation\.judge: two labels for training too",
+        ),
+    ],
+)
+def test_instruments_that_training_uses_are_refused(minimal: Path, overrides: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        load_config(minimal, overrides)
+
+
+def test_a_judge_of_the_same_name_elsewhere_is_another(minimal: Path) -> None:
+    elsewhere = "evaluation.judge={model: one, base_url: 'http://127.0.0.1:9/v1'}"
+    config = load_config(minimal, ["judge.model=one", elsewhere, "ppo.evaluate_every=5"])
+    assert config.evaluation.judge is not None
+
+
 def test_the_reward_is_what_its_sources_are(minimal: Path) -> None:
     plain = load_config(minimal).reward
     assert (plain.fits_a_model, plain.is_mixed, plain.asks_the_judge) == (True, False, False)

@@ -10,7 +10,6 @@ from scripted_judge import chat
 from rlaif_ray.config import JudgeConfig, PriceConfig, UserError
 from rlaif_ray.judge.ledger import Ledger, NotInLedger, Receipt, Refusal
 from rlaif_ray.judge.offline import MissingCall, estimate, missing_calls, prices_of
-from rlaif_ray.judge.panel import judges_of
 from rlaif_ray.judge.prices import Price
 from rlaif_ray.judge.request import Form, Reply, Request, call_key, endpoint_identity
 from rlaif_ray.records import Message
@@ -189,4 +188,4 @@ def test_prices_are_in_the_order_of_the_judges() -> None:
     judge = config(price={"input": 1.0, "output": 2.0}, ensemble=[{"model": "local"}], cascade={"judge": second})
     prices = prices_of(judge)
     assert [price and price.usd_per_million.input for price in prices] == [1.0, None, 5.0]
-    assert len(prices) == len(judges_of(judge))
+    assert len(prices) == len(judge.judges)

@@ -13,7 +13,7 @@ from scripted_judge import FAILED, OVER_BUDGET, REFUSED, chat
 
 from rlaif_ray.config import JudgeConfig, UserError
 from rlaif_ray.judge.ledger import NotInLedger
-from rlaif_ray.judge.panel import Panel, judges_of
+from rlaif_ray.judge.panel import Panel
 from rlaif_ray.judge.request import Answer, Form, Reply, Request, call_key
 from rlaif_ray.records import AnswerToScore, Order, Outcome, Prompt
 
@@ -573,14 +573,12 @@ async def test_what_the_ledger_lacks_is_no_judgement() -> None:
 def test_the_judges_of_a_config_have_one_order() -> None:
     assert [
         judge.model
-        for judge in judges_of(
-            config(
-                ensemble=[SECOND, {**SECOND, "model": "third"}],
-                cascade={"judge": {"model": "dear"}},
-                fallback={"model": "local"},
-                when_spent="fallback",
-            )
-        )
+        for judge in config(
+            ensemble=[SECOND, {**SECOND, "model": "third"}],
+            cascade={"judge": {"model": "dear"}},
+            fallback={"model": "local"},
+            when_spent="fallback",
+        ).judges
     ] == ["first", "second", "third", "dear", "local"]
 
 
