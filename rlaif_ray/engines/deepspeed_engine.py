@@ -1,4 +1,4 @@
-"""DeepSpeed behind `TrainingEngine`: the only file that names it.
+"""DeepSpeed behind `TrainingEngine`.
 
 The model stays in evaluation mode (no dropout) and losses come normalised, so DeepSpeed's own scaling is taken back:
 it averages over ranks, and the accumulation boundary is set by hand.
@@ -7,7 +7,7 @@ it averages over ranks, and the accumulation boundary is set by hand.
 from __future__ import annotations
 
 import math
-import os
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
 
+from rlaif_ray.engines.partitioning import attached_deepspeed, deepspeed_config, whole
 from rlaif_ray.engines.training import OptimizerSettings
 from rlaif_ray.records import Weights
 from rlaif_ray.weights import to_numpy, to_torch
@@ -51,7 +52,7 @@ class DeepSpeedEngine:
     """
 
     def __init__(self, model: nn.Module, settings: OptimizerSettings) -> None:
-        deepspeed = _deepspeed()
+        deepspeed = attached_deepspeed()
         self.device = (
             torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         )
@@ -62,15 +63,10 @@ class DeepSpeedEngine:
         stage = max(settings.zero_stage, 1) if half else settings.zero_stage
         # At stage 0 DeepSpeed has no optimizer of its own, and clips without telling the norm.
         self._clips_here = stage == 0
-        self._max_grad_norm = settings.max_grad_norm
-        model = model.to(self.device).eval()
-        optimizer = torch.optim.AdamW(
-            [parameter for parameter in model.parameters() if parameter.requires_grad],
-            lr=settings.learning_rate,
-            eps=settings.epsilon,
-            weight_decay=settings.weight_decay,
-            foreach=True,
-        )
+        self._settings = settings
+        if settings.offload != "all":
+            model = model.to(self.device)
+        optimizer = _adamw(model.eval(), settings)
         schedule = settings.schedule
         scheduler = None if schedule is None else torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.share)
         self._engine, *_ = deepspeed.initialize(
@@ -78,18 +74,17 @@ class DeepSpeedEngine:
             optimizer=optimizer,
             lr_scheduler=scheduler,
             dist_init_required=False,
-            config={
-                "train_micro_batch_size_per_gpu": 1,
-                "gradient_accumulation_steps": 1,
+            config=deepspeed_config(stage, settings.dtype, settings.offload)
+            | {
                 "gradient_clipping": 0.0 if self._clips_here else settings.max_grad_norm,
-                "zero_optimization": {"stage": stage},
                 "zero_allow_untested_optimizer": True,
-                "bf16": {"enabled": half},
-                "data_types": {"grad_accum_dtype": "fp32"},
-                "steps_per_print": None,
+                "zero_force_ds_cpu_optimizer": False,
             },
         )
         self._engine.eval()
+        if self.world_size == 1 and (stage == 0 or (half and stage == 1 and settings.offload == "none")):
+            # What these stages do between ranks alone costs a copy of all gradients even without another rank.
+            self._engine.enable_backward_allreduce = False
 
     @property
     def model(self) -> nn.Module:
@@ -104,6 +99,10 @@ class DeepSpeedEngine:
     @property
     def learning_rate(self) -> float:
         return float(self._engine.optimizer.param_groups[0]["lr"])
+
+    def scale_learning_rate(self, share: float) -> None:
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = share * self._settings.learning_rate
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(last)
@@ -123,7 +122,7 @@ class DeepSpeedEngine:
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not norm.isfinite():
             raise FloatingPointError(f"the gradient's norm is {float(norm)}")
-        torch.nn.utils.clip_grads_with_norm_(parameters, self._max_grad_norm, norm)
+        torch.nn.utils.clip_grads_with_norm_(parameters, self._settings.max_grad_norm, norm)
         return float(norm)
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -141,26 +140,28 @@ class DeepSpeedEngine:
         return gathered
 
     def gather_weights(self) -> Weights:
-        with self._gathered():
-            tensors: dict[str, Tensor] = dict(self.module.named_parameters())
-            kept = self.module.state_dict().keys()
-            tensors |= {name: buffer for name, buffer in self.module.named_buffers() if name in kept}
+        tensors: dict[str, Tensor] = dict(self.module.named_parameters())
+        kept = self.module.state_dict().keys()
+        tensors |= {name: buffer for name, buffer in self.module.named_buffers() if name in kept}
+        with whole(tensors.values()):
             return {name: to_numpy(tensor) for name, tensor in tensors.items()}
 
     def load_weights(self, weights: Weights) -> None:
-        with torch.no_grad(), self._gathered(modifier_rank=0):
+        with torch.no_grad(), whole(self.module.parameters(), modified=True):
             for name, parameter in self.module.named_parameters():
                 parameter.copy_(to_torch(weights[name]))
 
-    def master_weights(self) -> Weights:
-        """Every trainable parameter as the optimizer keeps it, in float32. Every rank must call it."""
+    def masters(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter by name, those that are trained as the optimizer keeps them, in float32. One is whole at a
+        time, until the next. Every rank must go through all of them."""
         from deepspeed.utils import safe_get_full_fp32_param
 
-        return {
-            name: to_numpy(parameter if self._clips_here else safe_get_full_fp32_param(parameter))
-            for name, parameter in self.module.named_parameters()
-            if parameter.requires_grad
-        }
+        for name, parameter in self.module.named_parameters():
+            if parameter.requires_grad and not self._clips_here:
+                yield name, safe_get_full_fp32_param(parameter)
+            else:
+                with whole([parameter]):
+                    yield name, parameter.detach()
 
     def save(self, directory: Path) -> None:
         """Write weights, optimizer and schedule under an existing directory. Every rank must call it."""
@@ -172,27 +173,14 @@ class DeepSpeedEngine:
         if path is None:
             raise FileNotFoundError(f"{directory} holds no DeepSpeed checkpoint for {self.world_size} ranks")
 
-    def _gathered(self, modifier_rank: int | None = None) -> Any:
-        import deepspeed
 
-        partitioned = [parameter for parameter in self.module.parameters() if hasattr(parameter, "ds_id")]
-        return deepspeed.zero.GatheredParameters(partitioned, modifier_rank, enabled=bool(partitioned))
+def _adamw(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """Where the state of a GPU's model lies on the host, DeepSpeed's own, which it compiles; elsewhere torch's."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    common: dict[str, Any] = {"lr": settings.learning_rate, "eps": settings.epsilon, "weight_decay": settings.weight_decay}
+    if settings.offload != "none" and torch.cuda.is_available():
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-
-def _deepspeed() -> Any:
-    """DeepSpeed, attached to the process group that has been joined."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    # Ray shows an actor its own GPUs alone, so the first is this rank's, unless a launcher said otherwise.
-    os.environ.setdefault("LOCAL_RANK", "0")
-    import deepspeed
-    import deepspeed.comm
-
-    deepspeed.utils.logger.setLevel("WARNING")
-    if not distributed.is_initialized():
-        raise RuntimeError("join a process group first")
-    # On a CPU it would compile a shared-memory reduction at the first start, which only inference uses.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if not deepspeed.comm.is_initialized():
-        deepspeed.comm.init_distributed(dist_backend=distributed.get_backend(), verbose=False)
-    return deepspeed
+        on_host: torch.optim.Optimizer = DeepSpeedCPUAdam(trained, adamw_mode=True, **common)
+        return on_host
+    return torch.optim.AdamW(trained, **common, fused=True)

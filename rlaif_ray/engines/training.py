@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rlaif_ray.records import Weights
 
 Dtype = Literal["float32", "bfloat16"]
+Offload = Literal["none", "optimizer", "all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class OptimizerSettings:
     weight_decay: float = 0.0
     epsilon: float = 1e-8
     schedule: Schedule | None = None
+    offload: Offload = "none"
+    """What lies in the host's memory: the optimizer's state, or that and the parameters."""
 
 
 class TrainingEngine(Protocol):
@@ -68,6 +71,9 @@ class TrainingEngine(Protocol):
     @property
     def learning_rate(self) -> float:
         """That of the next step."""
+
+    def scale_learning_rate(self, share: float) -> None:
+        """Set the rate of the steps from now on to this share of the settings'. For engines without a schedule."""
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the loss's gradient. `last` marks the micro-batch that `step` follows."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rlaif_ray.config import ScratchModelConfig
+from rlaif_ray.engines.partitioning import whole
 from rlaif_ray.engines.training import Dtype
 from rlaif_ray.policy.packing import PackedInputs, attend_packed
 from rlaif_ray.records import Weights
@@ -197,7 +198,7 @@ def value_model_from_reward(
     attend_packed(reward)
     old = scalar_head(reward)
     head = _Float32Linear(old.in_features, 1, dtype=old.weight.dtype)
-    with torch.no_grad():
+    with torch.no_grad(), whole([old.weight]):
         head.weight.copy_(old.weight / normalisation.std)
         head.bias.fill_(-normalisation.mean / normalisation.std)
     return ValueModel(reward.base_model, head).eval()

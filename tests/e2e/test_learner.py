@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,8 @@ from rlaif_ray.checkpoints import CheckpointCorrupt
 from rlaif_ray.config import RunConfig
 from rlaif_ray.engines.training import OptimizerSettings
 from rlaif_ray.policy.model import load_policy, value_model_from_reward
-from rlaif_ray.policy.update import ALGORITHMS, PolicyUpdate
+from rlaif_ray.policy.packing import answer_logits
+from rlaif_ray.policy.update import PolicyUpdate
 from rlaif_ray.records import LearnerModels, Rollouts, Scores, Weights
 from rlaif_ray.reward.model import RewardNormalisation
 from rlaif_ray.weights import fingerprint_of, read_weights
@@ -47,7 +49,7 @@ def config(ranks: int = 1, zero_stage: int = 0, algorithm: str = "ppo", **ppo: A
             "ppo": {
                 "answers_per_prompt": 2,
                 "minibatch_size": 10,
-                "micro_batch_size": 4,
+                "micro_batch_tokens": 24,
                 "epochs": 2,
                 "learning_rate": 1e-3,
                 "value_learning_rate": 1e-3,
@@ -65,22 +67,18 @@ def batch(iteration: int) -> tuple[list[Rollouts], list[Scores]]:
 
 def plain_loop(models: tuple[Path, Path], algorithm: str) -> Weights:
     sft, reward = models
-    ppo = config().ppo
-    way = ALGORITHMS[algorithm](ppo)
+    settled = config(algorithm=algorithm)
+    ppo = settled.ppo
     policy = load_policy(sft, dtype="float32", trust_remote_code=False)
     normalisation = RewardNormalisation.load(reward)
     value = value_model_from_reward(reward, normalisation, dtype="float32", trust_remote_code=False)
     settings = OptimizerSettings(ppo.learning_rate, 1.0, zero_stage=0, dtype="float32", epsilon=ppo.adam_epsilon)
     engine = PlainEngine(policy, settings)
     update = PolicyUpdate(
-        way,
         engine,
-        PlainEngine(value, settings) if way.has_value_model else None,
-        copy.deepcopy(policy),
-        ppo,
-        seed=0,
-        temperature=1.0,
-        pad_id=0,
+        PlainEngine(value, settings) if settled.has_value_model else None,
+        partial(answer_logits, copy.deepcopy(policy)),
+        settled,
     )
     for iteration in range(ITERATIONS):
         update.step(iteration, *batch(iteration))
@@ -157,6 +155,7 @@ async def test_a_model_that_does_not_move_and_a_checkpoint_that_changed_stop_the
     models: tuple[Path, Path], tmp_path: Path
 ) -> None:
     async with learner(config(learning_rate=1e-30), models, tmp_path) as group:
+        await group.publish()
         with pytest.raises(ray.exceptions.RayTaskError, match=r"the policy's .* is trainable, but"):
             await step(group, 0)
         await group.checkpoint(0)
