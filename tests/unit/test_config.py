@@ -325,3 +325,51 @@ def test_every_pairing_but_random_and_active_may_ask_for_more_pairs_than_there_a
             load_config(minimal, [f"collect.pairing={pairing}", "collect.pairs_per_prompt=7"]).collect.pairing
             == pairing
         )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["learner.offload=optimizer"], "learner.offload=optimizer needs learner.zero_stage of 1 or more"),
+        (["learner.offload=all", "learner.zero_stage=2"], "needs learner.zero_stage of 3 or more"),
+        (["ppo.max_staleness=1", "ppo.old_logprobs=rollout"], "ppo.max_staleness needs ppo.old_logprobs=recompute"),
+        (["policy.algorithm=rloo", "ppo.answers_per_prompt=2", "ppo.truncated=bootstrap"], "rloo has none"),
+        (["policy.algorithm=grpo", "ppo.answers_per_prompt=2", "ppo.value_model=trunk"], "grpo has no value model"),
+        (["ppo.value_model=trunk", "ppo.value_warmup_iterations=2"], "needs a value model of its own"),
+        (["ppo.dual_clip=1"], "ppo.dual_clip"),
+        (["policy.algorithm=dpo", "rounds=2"], "set rounds to 1"),
+    ],
+)
+def test_learning_that_makes_no_sense_is_refused(minimal: Path, overrides: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        load_config(minimal, overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "recomputes"),
+    [
+        ([], False),
+        (["policy.dtype=bfloat16"], True),
+        (["ppo.max_staleness=1"], True),
+        (["policy.dtype=bfloat16", "ppo.old_logprobs=rollout"], False),
+        (["ppo.old_logprobs=recompute"], True),
+    ],
+)
+def test_whose_log_probabilities_stand_for_the_policy_before_an_update(
+    minimal: Path, overrides: list[str], recomputes: bool
+) -> None:
+    assert load_config(minimal, overrides).recomputes_old_logprobs is recomputes
+
+
+def test_the_kl_is_a_loss_in_grpo_alone_unless_it_is_said(minimal: Path) -> None:
+    grpo = ["policy.algorithm=grpo", "ppo.answers_per_prompt=2"]
+    assert load_config(minimal).kl == "reward"
+    assert load_config(minimal, grpo).kl == "k3"
+    assert load_config(minimal, [*grpo, "ppo.kl=reward"]).kl == "reward"
+
+
+def test_dpo_collects_only_where_no_preferences_are_given(minimal: Path) -> None:
+    collecting = load_config(minimal, ["policy.algorithm=dpo"])
+    assert (collecting.collects_preferences, collecting.fits_a_reward_model) == (True, False)
+    given = load_config(minimal, ["policy.algorithm=dpo", "dpo.preferences=[{path: p.jsonl}]"])
+    assert not given.collects_preferences
