@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import ray
 
+from rlaif_ray.doctor.examination import Node
+
 
 @contextmanager
 def ray_session(*, local: bool) -> Iterator[str | None]:
@@ -29,3 +31,12 @@ def ray_session(*, local: bool) -> Iterator[str | None]:
         yield f"http://{context.dashboard_url}" if context.dashboard_url else None
     finally:
         ray.shutdown()
+
+
+def cluster_nodes() -> list[Node]:
+    """What each living node of the cluster that was joined has to grant in all."""
+    living = [(node["NodeManagerHostname"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    return [
+        Node(name, granted.get("CPU", 0), granted.get("GPU", 0), granted.get("memory", 0) / 2**30)
+        for name, granted in living
+    ]

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 the user's input was wrong, 3 stopped by a budge
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import typer
 
 if TYPE_CHECKING:
     from rlaif_ray.config import RunConfig
+    from rlaif_ray.doctor.examination import Node
     from rlaif_ray.labelling import Labelling
     from rlaif_ray.pipeline import Stage
 
@@ -148,6 +150,22 @@ def export(
 
 
 @app.command()
+def doctor(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Say what each actor of a run will get here, and whether the run can go. Starts nothing."""
+    from rlaif_ray.config import load_config
+    from rlaif_ray.doctor.examination import cautions, loads, obstacles, sharing
+    from rlaif_ray.doctor.page import page, show
+    from rlaif_ray.doctor.plan import actor_plan
+
+    settings = load_config(config, overrides or ())
+    nodes, plan = _nodes(), actor_plan(settings)
+    found = obstacles(settings, plan, nodes)
+    show(page(nodes, plan, loads(plan, nodes), sharing(plan, nodes), cautions(settings, plan, nodes), found))
+    if found:
+        raise typer.Exit(2)
+
+
+@app.command()
 def serve_reward(
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", help="A reward model, or an ensemble, such as RUN/models/reward.")
@@ -177,6 +195,18 @@ def main() -> None:
     except UserError as error:
         print(f"rlaif: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _nodes() -> list[Node]:
+    """Those of the cluster that the environment names, else this machine."""
+    if "RAY_ADDRESS" not in os.environ:
+        from rlaif_ray.doctor.machine import this_machine
+
+        return [this_machine()]
+    from actors.session import cluster_nodes, ray_session  # noqa: TID251
+
+    with ray_session(local=False):
+        return cluster_nodes()
 
 
 @contextmanager
