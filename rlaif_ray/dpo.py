@@ -28,8 +28,10 @@ from rlaif_ray.metrics import (
 from rlaif_ray.microbatches import split_rows
 from rlaif_ray.policy.dpo import DpoObjective
 from rlaif_ray.policy.likelihood import answer_logprobs
+from rlaif_ray.policy.lora import add_adapters
 from rlaif_ray.policy.model import load_policy, load_tokenizer, save_model
 from rlaif_ray.policy.packing import Ragged
+from rlaif_ray.policy.served import served_weights
 from rlaif_ray.records import LabelledPair
 from rlaif_ray.rundir import directory_written_atomically
 
@@ -90,7 +92,7 @@ def fit_dpo(
     on_step: OnStep,
 ) -> DpoResult:
     """Train the policy in `start`, which is the reference too, as one of the engine's ranks; rank 0 fills `directory`,
-    whole or not at all.
+    whole or not at all. Adapters are merged in.
 
     A pair of equal answers says nothing, and is left out. Raises UserError when none is left to train on.
     """
@@ -99,6 +101,8 @@ def fit_dpo(
         raise UserError("no pair has a usable label, so there is nothing to train the policy on")
     policy = config.policy
     model = load_policy(start, dtype=policy.dtype, trust_remote_code=policy.trust_remote_code)
+    if policy.lora is not None:
+        add_adapters(model, policy.lora, seed=config.seed)
     steps = optimizer_steps(config.dpo, len(kept))
     engine = start_engine(model, optimizer_settings(config.dpo, policy.dtype, steps))
     result = train_on_pairs(
@@ -110,7 +114,7 @@ def fit_dpo(
         seed=config.seed,
         on_step=on_step,
     )
-    weights = engine.gather_weights()
+    weights = served_weights(engine.module, config.learner.weight_bucket_mib * 2**20, kept=engine.rank == 0)
     if engine.rank == 0:
         tokenizer = load_tokenizer(start, trust_remote_code=policy.trust_remote_code)
         with directory_written_atomically(directory) as unfinished:

@@ -16,6 +16,7 @@ from rlaif_ray.dpo import AnswerPairs, DpoResult, fit_dpo, train_on_pairs
 from rlaif_ray.engines.training import OptimizerSettings
 from rlaif_ray.metrics import ACCURACY, HELD_OUT_ACCURACY, HELD_OUT_LOSS, HELD_OUT_MARGIN, LOSS, MARGIN
 from rlaif_ray.records import LabelledPair, Weights
+from rlaif_ray.weights import read_weights
 from tests.plain_engine import PlainEngine
 from tests.small_models import policy_and_tokenizer, write_models
 
@@ -194,22 +195,22 @@ def test_ranks_and_micro_batches_change_nothing(ranks: int, micro: int) -> None:
                 np.testing.assert_allclose(others[name], array, atol=1e-7)
 
 
-def config(run_dir: Path, **dpo: Any) -> RunConfig:
+def config(run_dir: Path, **policy: Any) -> RunConfig:
     return RunConfig.model_validate(
         {
             "run_dir": run_dir,
             "prompts": {"path": "p.jsonl"},
-            "policy": {"model": "m", "algorithm": "dpo"},
+            "policy": {"model": "m", "algorithm": "dpo", **policy},
             "judge": {"model": "j"},
-            "dpo": {"batch_size": 4, "epochs": 2, "learning_rate": 1e-3} | dpo,
+            "dpo": {"batch_size": 4, "epochs": 2, "learning_rate": 1e-3},
         }
     )
 
 
-def fit(run_dir: Path, start: Path, pairs: list[LabelledPair]) -> tuple[DpoResult, Values]:
+def fit(run_dir: Path, start: Path, pairs: list[LabelledPair], **policy: Any) -> tuple[DpoResult, Values]:
     values: Values = []
     result = fit_dpo(
-        config(run_dir),
+        config(run_dir, **policy),
         pairs,
         [],
         start,
@@ -236,6 +237,20 @@ def test_what_is_trained_lies_where_it_is_asked_for(tmp_path: Path) -> None:
         for pair in pairs
     ]
     assert min(gained) > 0
+
+
+def test_adapters_alone_are_trained_and_merged_in(tmp_path: Path) -> None:
+    """The layers that have one move, all else stays; at first adapters change nothing, so the policy is its reference:
+    ln 2 times the mean weight."""
+    start, _ = write_models(tmp_path / "models")
+    pairs = pairs_of_fives(4, 0)
+    _, values = fit(tmp_path, start, pairs, lora={"rank": 2, "targets": ["q_proj", "down_proj"]})
+    assert values[0][LOSS] == pytest.approx(np.mean([pair.weight for pair in pairs]) * math.log(2), rel=1e-5)
+    assert values[-1][LOSS] < values[0][LOSS]
+    before, after = read_weights(start), read_weights(tmp_path / "policy")
+    assert before.keys() == after.keys()
+    moved = {name for name, weights in after.items() if not np.array_equal(weights, before[name])}
+    assert moved == {"model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.down_proj.weight"}
 
 
 def test_without_a_pair_that_says_anything_there_is_nothing_to_train_on(tmp_path: Path) -> None:
