@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlaif_ray.config import RunConfig
 from rlaif_ray.engines.training import Dtype
@@ -32,6 +32,14 @@ def trl(python: Path, directory: Path, workload: Workload, lengths: Lengths, dty
     }
     command = trl_command(python, directory, trl_settings(workload, lengths))
     return Contender(command, environment, directory / "trl.log")
+
+
+def raw(kind: Literal["vllm", "torch"], directory: Path, config: RunConfig, threads: int) -> Contender:
+    """A bare engine, or a plain loop, for what the config says."""
+    path = directory / f"{kind}.json"
+    path.write_text(config.model_dump_json())
+    command = [sys.executable, "-m", "scripts.benchmarks.ppo.raw_contender", kind, str(directory), str(path)]
+    return Contender(command, {"OMP_NUM_THREADS": str(threads)}, directory / f"{kind}.log")
 
 
 def trl_settings(workload: Workload, lengths: Lengths) -> dict[str, Any]:

@@ -52,19 +52,17 @@ def start_clock(rank: Any) -> None:
             clock.add("experience", now - clock.begun)
             clock.begun = now
 
-    for name in ("_policy", "_value"):
-        engine = getattr(rank, name)
-        if engine is not None:
-            engine.module.register_forward_pre_hook(on_forward)
-            engine.backward = _timed(engine.backward, clock, "backward")
-            engine.step = _timed(engine.step, clock, "optimizer")
-    stepped = rank._policy.step
+    for engine in rank._models.engines.values():
+        engine.module.register_forward_pre_hook(on_forward)
+        engine.backward = _timed(engine.backward, clock, "backward")
+        engine.step = _timed(engine.step, clock, "optimizer")
+    stepped = rank._models.policy.step
 
     def count() -> Any:
         clock.steps += 1
         return stepped()
 
-    rank._policy.step = count
+    rank._models.policy.step = count
 
 
 def read_clock(rank: Any) -> Learning:

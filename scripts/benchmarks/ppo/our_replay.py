@@ -14,16 +14,16 @@ import numpy as np
 
 from rlaif_ray import metrics
 from rlaif_ray.config import RunConfig
-from rlaif_ray.engines.deepspeed_engine import DeepSpeedEngine, Rendezvous, join_group
-from rlaif_ray.engines.training import OptimizerSettings
+from rlaif_ray.engines.deepspeed_engine import Rendezvous, join_group
 from rlaif_ray.policy.algorithm import Algorithm, Experience, Targets
+from rlaif_ray.policy.learner_models import load_trained_models
 from rlaif_ray.policy.losses import PolicyLoss, TokenBatch
-from rlaif_ray.policy.model import load_policy, load_tokenizer, save_model, value_model_from_reward
-from rlaif_ray.policy.packing import answer_logits
+from rlaif_ray.policy.model import save_model
 from rlaif_ray.policy.update import PolicyUpdate
 from rlaif_ray.records import FinishReason, Rollouts, Scores, offsets_of
-from rlaif_ray.reward.model import RewardNormalisation, load_reward_model
+from rlaif_ray.reward.model import load_reward_model
 from rlaif_ray.reward.scoring import rollout_sequences, score_sequences
+from scripts.benchmarks.ppo.workload import learner_models
 
 
 def main() -> None:
@@ -40,25 +40,8 @@ def replay(directory: Path, config: RunConfig, given: Any) -> None:
     """One update on answers (B, A) to prompts (B, P); `sampled_logprobs` (B, A) are those of the policy that drew
     them."""
     join_group(0, 1, Rendezvous("127.0.0.1", 1))
-    ppo, dtype = config.ppo, config.policy.dtype
-
-    def engine(model: Any, learning_rate: float) -> DeepSpeedEngine:
-        settings = OptimizerSettings(
-            learning_rate, config.learner.max_grad_norm, config.learner.zero_stage, dtype, epsilon=ppo.adam_epsilon
-        )
-        return DeepSpeedEngine(model, settings)
-
-    normalisation = RewardNormalisation.load(directory / "reward")
-    policy = engine(
-        load_policy(directory / "policy", dtype=dtype, trust_remote_code=False),
-        ppo.learning_rate,
-    )
-    value = engine(
-        value_model_from_reward(directory / "reward", normalisation, dtype=dtype, trust_remote_code=False),
-        ppo.value_learning_rate,
-    )
-    reference = load_policy(directory / "reference", dtype=dtype, trust_remote_code=False)
-    update = PolicyUpdate(policy, value, lambda inputs: answer_logits(reference, inputs), config)
+    models = load_trained_models(config, learner_models(directory))
+    update = PolicyUpdate(models.policy, models.value, models.reference, config)
     witness = _Witness(update._algorithm)
     update._algorithm = witness
     rollouts = _rollouts(given)
@@ -77,8 +60,8 @@ def replay(directory: Path, config: RunConfig, given: Any) -> None:
         policy_loss=measured[metrics.POLICY_LOSS],
         value_loss=measured[metrics.VALUE_LOSS],
     )
-    tokenizer = load_tokenizer(directory / "policy", trust_remote_code=False)
-    save_model(policy.module, policy.gather_weights(), tokenizer, out / "policy")
+    policy = models.policy
+    save_model(policy.module, policy.gather_weights(), models.tokenizer, out / "policy")
 
 
 class _Witness:

@@ -15,6 +15,7 @@ import numpy as np
 from rlaif_ray.policy.batching import minibatches
 from rlaif_ray.weights import read_weights
 from scripts.benchmarks.ppo.contenders import trl_command, trl_settings
+from scripts.benchmarks.ppo.layout import Layout
 from scripts.benchmarks.ppo.workload import SPECIAL_TOKENS, Workload, prompt_tokens, run_config, write_workload
 
 _TOLERANCES: Final[Mapping[str, float]] = {
@@ -50,15 +51,7 @@ def check_parity(directory: Path, workload: Workload, python: Path, threads: int
     `directory` is empty at the start. Raises NotTheSame naming what differs by more than rounding.
     """
     write_workload(directory, workload, "fixed")
-    config = run_config(
-        directory,
-        workload,
-        dtype="float32",
-        replicas=1,
-        rollout_threads=threads,
-        threads=threads,
-        old_logprobs="recompute",
-    )
+    config = run_config(directory, workload, dtype="float32", layout=Layout(1, 1, threads), old_logprobs="recompute")
     (directory / "config.json").write_text(config.model_dump_json())
     random = np.random.default_rng(0)
     prompts = np.array(prompt_tokens(directory))

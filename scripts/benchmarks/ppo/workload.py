@@ -17,6 +17,8 @@ from rlaif_ray.config import RunConfig
 from rlaif_ray.engines.training import Dtype
 from rlaif_ray.prompts import encode_prompt
 from rlaif_ray.records import LearnerModels, Prompt
+from rlaif_ray.weights import read_weights
+from scripts.benchmarks.ppo.layout import Layout
 
 Lengths = Literal["fixed", "half"]
 """Every answer takes the limit; or answers end by themselves, at half the limit on average."""
@@ -85,7 +87,7 @@ def write_workload(directory: Path, workload: Workload, lengths: Lengths, seed: 
     build_reward: Any = transformers.Qwen2ForSequenceClassification
     torch.manual_seed(seed)
     policy = build_policy(config).eval()
-    chance = 0.0 if lengths == "fixed" else _chance_of_ending(workload.answer_tokens)
+    chance = 0.0 if lengths == "fixed" else chance_of_ending(workload.answer_tokens)
     _end_with(policy, tokenizer.eos_token_id, tokenizer.pad_token_id, chance)
     reward = build_reward(config).eval()
     for name, model in (("policy", policy), ("reward", reward)):
@@ -115,17 +117,19 @@ def prompt_tokens(directory: Path) -> list[list[int]]:
     return [row["input_ids"] for row in json.loads((directory / "prompts.json").read_text())]
 
 
+def policy_bytes(directory: Path, dtype: Dtype) -> int:
+    """Of the policy's weights, as they are published."""
+    count = sum(array.size for array in read_weights(directory / "policy").values())
+    return count * {"float32": 4, "bfloat16": 2}[dtype]
+
+
 def learner_models(directory: Path) -> LearnerModels:
     return LearnerModels(directory / "policy", directory / "reference", directory / "reward")
 
 
-def run_config(
-    directory: Path, workload: Workload, *, dtype: Dtype, rollout_threads: int, replicas: int, threads: int, **ppo: Any
-) -> RunConfig:
+def run_config(directory: Path, workload: Workload, *, dtype: Dtype, layout: Layout, **ppo: Any) -> RunConfig:
     """Of a run that does this work as the peer does: no clipping of gradients, AdamW without decay, a KL in the reward.
-
-    `threads` are those of the reward actor and the learner, and `ppo` further keys of that section.
-    """
+    `ppo` are further keys of that section."""
     return RunConfig.model_validate(
         {
             "run_dir": str(directory / "run"),
@@ -137,9 +141,13 @@ def run_config(
                 "max_answer_tokens": workload.answer_tokens,
             },
             "judge": {"model": "unused"},
-            "reward": {"actors": {"threads": threads}},
-            "rollout": {"replicas": replicas, "resources": {"threads": rollout_threads}},
-            "learner": {"resources": {"threads": threads}, "max_grad_norm": 1e9},
+            "reward": {"actors": {"threads": layout.threads}},
+            "rollout": {
+                "replicas": layout.replicas,
+                "resources": {"threads": layout.rollout_threads},
+                "enforce_eager": layout.enforce_eager,
+            },
+            "learner": {"resources": {"threads": layout.threads}, "max_grad_norm": 1e9},
             "ppo": {
                 "prompts_per_iteration": workload.prompts,
                 "minibatch_size": workload.minibatch,
@@ -153,7 +161,7 @@ def run_config(
     )
 
 
-def _chance_of_ending(limit: int) -> float:
+def chance_of_ending(limit: int) -> float:
     """The chance p, a token, by which answers of at most `limit` tokens have half of that on average:
     (1 - (1 - p)^limit) / p = limit / 2."""
     low, high = 1e-9, 1.0
