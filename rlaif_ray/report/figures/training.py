@@ -29,6 +29,7 @@ _TITLES = {
     metrics.SFT: "Supervised fine-tuning",
     metrics.REWARD_PRETRAINING: "Reward model, pretraining",
     metrics.REWARD: "Reward model, fitting",
+    metrics.DPO: "Direct preference optimisation",
     metrics.WATCH: "The judge's watch over the reward",
 }
 _RANKING = (
@@ -39,6 +40,7 @@ _MAIN: Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     metrics.SFT: (("Loss", (metrics.LOSS, metrics.HELD_OUT_LOSS)),),
     metrics.REWARD_PRETRAINING: _RANKING,
     metrics.REWARD: _RANKING,
+    metrics.DPO: (*_RANKING, ("Margin", (metrics.MARGIN, metrics.HELD_OUT_MARGIN))),
     metrics.PPO: (
         ("Reward", (metrics.REWARD_MEAN,)),
         ("Parts of the reward", (metrics.REWARD_PART_MEAN,)),

@@ -75,3 +75,10 @@ def test_the_end_of_a_round_is_marked_in_the_policys_curves_alone() -> None:
     # A run that was interrupted logged later steps first: the line goes by steps.
     (again,) = stage_curves([row("sft", 2, 1.0, loss=0.5), row("sft", 1, 2.0, loss=0.7)], "ppo", [])
     assert again.main[0].traces[0]["x"] == [1, 2]
+
+
+def test_dpo_shows_what_a_reward_model_would_and_by_how_much() -> None:
+    stage = only(stage_curves([row(metrics.DPO, 1, 1.0, loss=0.7, margin=0.1, held_out_margin=0.2)], "dpo", []))
+    assert stage.title == "Direct preference optimisation"
+    assert [figure.title for figure in stage.main] == ["Loss", "Margin"]
+    assert [trace["name"] for trace in stage.main[1].traces] == ["margin", "held out margin"]
