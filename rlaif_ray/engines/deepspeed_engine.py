@@ -177,10 +177,12 @@ class DeepSpeedEngine:
 def _adamw(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """Where the state of a GPU's model lies on the host, DeepSpeed's own, which it compiles; elsewhere torch's."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    common: dict[str, Any] = {"lr": settings.learning_rate, "eps": settings.epsilon, "weight_decay": settings.weight_decay}
+    rate, decay = settings.learning_rate, settings.weight_decay
     if settings.offload != "none" and torch.cuda.is_available():
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-        on_host: torch.optim.Optimizer = DeepSpeedCPUAdam(trained, adamw_mode=True, **common)
+        on_host: torch.optim.Optimizer = DeepSpeedCPUAdam(
+            trained, lr=rate, eps=settings.epsilon, weight_decay=decay, adamw_mode=True
+        )
         return on_host
-    return torch.optim.AdamW(trained, **common, fused=True)
+    return torch.optim.AdamW(trained, lr=rate, eps=settings.epsilon, weight_decay=decay, fused=True)

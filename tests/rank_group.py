@@ -1,0 +1,35 @@
+"""The ranks of a process group, each in a process of its own, without Ray."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+def run_ranks(world_size: int, work: Callable[..., Result], *args: Any) -> list[Result]:
+    """What each rank's `work(*args)` returns, by rank; the processes end with it."""
+    from rlaif_ray.engines.deepspeed_engine import Rendezvous
+
+    rendezvous = Rendezvous("127.0.0.1", world_size)
+    with ProcessPoolExecutor(world_size, get_context("spawn"), _prepare) as ranks:
+        running = [ranks.submit(_run, rank, world_size, rendezvous.address, work, *args) for rank in range(world_size)]
+        return [rank.result(timeout=300) for rank in running]
+
+
+def _prepare() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def _run(rank: int, world_size: int, address: tuple[str, int], work: Callable[..., Result], *args: Any) -> Result:
+    import torch
+
+    from rlaif_ray.engines.deepspeed_engine import join_group
+
+    torch.set_num_threads(1)
+    join_group(rank, world_size, address)
+    return work(*args)
