@@ -240,8 +240,10 @@ def _movement_lines(policy: PolicySummary) -> list[str]:
         parts.append(f"KL from SFT {policy.kl:.2f} nats per answer")
     if policy.mean_length.before is not None and policy.mean_length.after is not None:
         parts.append(f"mean length {policy.mean_length.before:.1f} to {policy.mean_length.after:.1f} tokens")
-    lines = [", ".join(parts)] if parts else []
-    return [f"Policy: {line}" for line in (*lines, chosen(policy)) if line]
+    lines = [f"Policy: {line}" for line in (", ".join(parts), chosen(policy)) if line]
+    if policy.judge_cost_usd is not None:
+        lines.append(f"Evaluation: its judge was paid ${policy.judge_cost_usd:,.2f}")
+    return lines
 
 
 def _round_lines(rounds: Sequence[RoundSummary]) -> list[str]:

@@ -165,11 +165,14 @@ def test_closing_lines_say_what_improved_and_where_everything_is(summary: Summar
 
 def test_closing_lines_say_which_policy_was_taken(summary: Summary) -> None:
     taken = {"taken_iteration": 60, "validation_win_rate": 0.74, "validation_win_rate_ci": (0.69, 0.79)}
-    policy = summary.policy.model_copy(update=taken)
-    assert (
+    policy = summary.policy.model_copy(update={**taken, "judge_cost_usd": 0.125})
+    lines = closing_lines(summary.model_copy(update={"policy": policy}))
+    at = lines.index("Policy: KL from SFT 2.50 nats per answer, mean length 5.0 to 5.5 tokens")
+    assert lines[at + 1 : at + 3] == [
         "Policy: taken as it was after iteration 60, when it won most on the validation prompts: 74.0 % (95 % interval "
-        "69.0 to 79.0 %)"
-    ) in closing_lines(summary.model_copy(update={"policy": policy}))
+        "69.0 to 79.0 %)",
+        "Evaluation: its judge was paid $0.12",
+    ]
 
 
 def test_closing_lines_say_how_figures_moved_over_rounds(summary: Summary) -> None:
