@@ -13,6 +13,7 @@ from ray.exceptions import RayTaskError
 from actors.call_pool import cause_of
 from actors.learner_rank import LearnerRank
 from actors.spawn import spawn
+from actors.weight_transfer import sent_by
 from rlaif_ray.config import RunConfig
 from rlaif_ray.records import LearnerModels, Rollouts, Scores, WeightVersion
 from rlaif_ray.stages import Shards
@@ -22,6 +23,7 @@ class LearnerGroup:
     """Handles of the ranks. Every call goes to all of them at once; the first error is raised."""
 
     def __init__(self, config: RunConfig, models: LearnerModels, checkpoints: Path) -> None:
+        self._transfer = config.learner.weight_transfer
         self._ranks: list[Any] = [
             spawn(
                 LearnerRank,
@@ -45,7 +47,7 @@ class LearnerGroup:
 
     async def publish(self) -> WeightVersion:
         version: WeightVersion = (await self._all("publish"))[0]
-        return version
+        return version if self._transfer == "object_store" else sent_by(version, self._ranks)
 
     async def checkpoint(self, iteration: int) -> None:
         await self._ranks[0].begin_checkpoint.remote(iteration)

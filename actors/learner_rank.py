@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 
+from actors.weight_transfer import WeightSender
 from rlaif_ray import metrics
 from rlaif_ray.checkpoints import Checkpoints
 from rlaif_ray.config import RunConfig
 from rlaif_ray.records import LearnerModels, Rollouts, WeightVersion
 from rlaif_ray.rundir import directory_written_atomically
-from rlaif_ray.weights import fingerprint_of
 
 _CANARY_TOKENS = 16
 _STATE_FILE = "learner.json"
@@ -46,12 +47,15 @@ class LearnerRank:
         """Join the group and load the models. Every rank must be asked at once."""
         from rlaif_ray.engines.deepspeed_engine import join_group
         from rlaif_ray.policy.learner_models import load_trained_models
+        from rlaif_ray.policy.served import served_buckets
         from rlaif_ray.policy.update import PolicyUpdate
 
         join_group(self._rank, self._config.learner.ranks, self._rendezvous if self._rank == 0 else address)
         self._models = models = load_trained_models(self._config, self._starts)
         self._update = PolicyUpdate(models.policy, models.value, models.reference, self._config)
         self._watch = models.watch()
+        buckets = partial(served_buckets, models.policy.module, self._bucket_bytes)
+        self._sender = WeightSender(buckets, self._config.learner.weight_transfer, self._rank, self._bucket_bytes)
 
     def step(self, iteration: int, rollouts: Sequence[Any], scores: Sequence[Any]) -> dict[str, float]:
         """One iteration on the shards behind these references. Every rank must be asked, with the same ones."""
@@ -65,22 +69,18 @@ class LearnerRank:
         return measured | {metrics.STALENESS: staleness}
 
     def publish(self) -> WeightVersion | None:
-        """The weights in the object store, from rank 0; None from the others. Every rank must be asked."""
-        from rlaif_ray.policy.served import served_weights
-
+        """The weights as a new version, from rank 0; None from the others. Every rank must be asked."""
         self._version += 1
-        weights = served_weights(self._models.policy.module, self._bucket_bytes, kept=self._rank == 0)
+        published = self._sender.publish()
         canary = self._canary()
         logprobs = self._canary_logprobs(canary)
-        if self._rank != 0:
+        if published is None:
             return None
-        return WeightVersion(
-            number=self._version,
-            fingerprint=fingerprint_of(weights),
-            weights=ray.put(weights),
-            canary_tokens=canary,
-            canary_logprobs=logprobs,
-        )
+        return WeightVersion(self._version, published.fingerprint, published.weights, canary, logprobs)
+
+    def send_weights(self, replicas: Sequence[Any]) -> None:
+        """The newest version to replicas that wait for it, over a GPU. Every rank must be asked."""
+        self._sender.send(replicas)
 
     def begin_checkpoint(self, iteration: int) -> None:
         self._checkpoints.begin(iteration)

@@ -13,18 +13,23 @@ import ray
 from numpy.typing import NDArray
 
 from actors.spawn import spawn
+from actors.weight_transfer import SentWeights, arriving
 from rlaif_ray.config import PolicyConfig, RolloutConfig
 from rlaif_ray.engines.vllm_rollout import TokenRequest, VllmRolloutEngine
 from rlaif_ray.prompts import encode_prompt
 from rlaif_ray.records import Rollouts, SampleRequest, WeightVersion
-from rlaif_ray.stages import Shards
-from rlaif_ray.weights import read_weights
+from rlaif_ray.stages import Shards, WeightMismatch
+from rlaif_ray.weights import WeightTransfer
 
 
 class RolloutWorker:
-    """One replica. One that Ray restarts has the first weights again, and loads the wanted ones before it serves."""
+    """One replica. One that Ray restarts has no weights, and loads the wanted ones before it serves.
 
-    def __init__(self, model: str, policy: PolicyConfig, rollout: RolloutConfig) -> None:
+    Its calls run in one thread and take turns: a load waits for the batch under way, or, with
+    `rollout.on_update=keep`, for the engine's step.
+    """
+
+    def __init__(self, model: str, policy: PolicyConfig, rollout: RolloutConfig, transfer: WeightTransfer) -> None:
         self._engine = VllmRolloutEngine(
             model,
             dtype=policy.dtype,
@@ -35,37 +40,82 @@ class RolloutWorker:
             gpu_memory_utilization=rollout.gpu_memory_utilization,
             enforce_eager=rollout.enforce_eager,
             trust_remote_code=policy.trust_remote_code,
+            weight_transfer=transfer,
+            keeps_requests=rollout.on_update == "keep",
         )
-        self._loaded: str | None = None
+        self._keeps_requests = rollout.on_update == "keep"
+        self._turn = asyncio.Lock()
 
-    def load(self, version: WeightVersion) -> str:
-        """Serve `version`; returns its fingerprint once the engine has proved that it does."""
-        if self._loaded != version.fingerprint:
-            weights = version.weights
-            self._engine.load(version, read_weights(weights) if isinstance(weights, Path) else ray.get(weights))
-            self._loaded = version.fingerprint
-        return version.fingerprint
+    async def load(self, version: WeightVersion) -> None:
+        """Serve `version`; returns once the engine has proved that it does."""
+        async with self._turn:
+            await self._load(version)
 
-    def generate(self, requests: Sequence[SampleRequest], version: WeightVersion) -> Rollouts:
-        self.load(version)
-        return self._engine.generate(
-            [
-                TokenRequest(
-                    request.sample_id,
-                    request.group_id,
-                    request.prompt.id,
-                    tuple(encode_prompt(self._engine.tokenizer, request.prompt)),
-                    request.seed,
-                    request.temperature,
-                )
-                for request in requests
-            ],
-            version,
+    async def join_transfer(self, init_info: dict[str, Any]) -> None:
+        self._engine.join_transfer(init_info)
+
+    async def begin_load(self) -> None:
+        """Weights that are sent come by `receive` from here on, until `finish_load`; nobody has a turn meanwhile."""
+        await self._turn.acquire()
+        self._engine.begin_load()
+
+    async def receive(self, update_info: dict[str, Any]) -> None:
+        self._engine.receive(update_info)
+
+    async def finish_load(self, version: WeightVersion) -> None:
+        try:
+            self._engine.finish_load(version)
+        finally:
+            self._turn.release()
+
+    async def generate(self, requests: Sequence[SampleRequest], version: WeightVersion) -> Rollouts:
+        """Draw answers from `version`, or, where requests are kept, from a newer one that has come meanwhile."""
+        async with self._turn:
+            await self._ensure(version)
+            drawing = self._engine.begin([self._encoded(request) for request in requests])
+            while not self._engine.is_done(drawing):
+                self._engine.step()
+                if self._keeps_requests:
+                    self._turn.release()
+                    await asyncio.sleep(0)
+                    await self._turn.acquire()
+            return self._engine.rollouts(drawing)
+
+    async def logprobs(self, rollouts: Rollouts, version: WeightVersion) -> NDArray[np.float32]:
+        async with self._turn:
+            await self._ensure(version)
+            return self._engine.logprobs(rollouts)
+
+    async def _ensure(self, version: WeightVersion) -> None:
+        """A replica that has no weights loads these. Raises WeightMismatch where it serves others."""
+        serving = self._engine.serving
+        if serving is None:
+            await self._load(version)
+        elif serving.fingerprint != version.fingerprint and not self._keeps_requests:
+            raise WeightMismatch(
+                f"this replica serves version {serving.number} with fingerprint {serving.fingerprint}, "
+                f"not version {version.number} with {version.fingerprint}"
+            )
+
+    async def _load(self, version: WeightVersion) -> None:
+        serving = self._engine.serving
+        if serving is not None and serving.fingerprint == version.fingerprint:
+            self._engine.relabel(version)
+            return
+        self._engine.begin_load()
+        async for part in arriving(version):
+            self._engine.take(part)
+        self._engine.finish_load(version)
+
+    def _encoded(self, request: SampleRequest) -> TokenRequest:
+        return TokenRequest(
+            request.sample_id,
+            request.group_id,
+            request.prompt.id,
+            tuple(encode_prompt(self._engine.tokenizer, request.prompt)),
+            request.seed,
+            request.temperature,
         )
-
-    def logprobs(self, rollouts: Rollouts, version: WeightVersion) -> NDArray[np.float32]:
-        self.load(version)
-        return self._engine.logprobs(rollouts)
 
     def decode(self, rollouts: Rollouts) -> list[str]:
         """The answers as people and judges read them."""
@@ -78,13 +128,19 @@ class RolloutWorker:
 class RolloutPool:
     """Handles of the replicas. Requests are split evenly and in order; Ray retries a lost replica's share."""
 
-    def __init__(self, model: Path, policy: PolicyConfig, rollout: RolloutConfig) -> None:
+    def __init__(
+        self,
+        model: Path,
+        policy: PolicyConfig,
+        rollout: RolloutConfig,
+        transfer: WeightTransfer = "object_store",
+    ) -> None:
         self._replicas: list[Any] = [
             spawn(
                 RolloutWorker,
                 f"rollout-{index}",
                 rollout.resources,
-                args=(str(model), policy, rollout),
+                args=(str(model), policy, rollout, transfer),
                 restarts=True,
             )
             for index in range(rollout.replicas)
@@ -96,7 +152,11 @@ class RolloutPool:
         await asyncio.gather(*(replica.__ray_ready__.remote() for replica in self._replicas))
 
     async def load(self, version: WeightVersion) -> None:
-        await asyncio.gather(*(replica.load.remote(version) for replica in self._replicas))
+        if isinstance(version.weights, SentWeights) and not self._serves(version):
+            await version.weights.send(self._replicas)
+            await asyncio.gather(*(replica.finish_load.remote(version) for replica in self._replicas))
+        else:
+            await asyncio.gather(*(replica.load.remote(version) for replica in self._replicas))
         self._version = version
 
     def generate(self, requests: Sequence[SampleRequest]) -> Shards[Rollouts]:
@@ -125,6 +185,9 @@ class RolloutPool:
     def close(self) -> None:
         for replica in self._replicas:
             ray.kill(replica)
+
+    def _serves(self, version: WeightVersion) -> bool:
+        return self._version is not None and self._version.fingerprint == version.fingerprint
 
     def _serving(self) -> WeightVersion:
         if self._version is None:

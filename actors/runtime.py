@@ -70,7 +70,10 @@ class RayRuntime:
 
     async def rollouts(self) -> RolloutPool:
         if self._rollouts is None:
-            self._rollouts = RolloutPool(self._run.model("sft"), self._config.policy, self._config.rollout)
+            config = self._config
+            self._rollouts = RolloutPool(
+                self._run.model("sft"), config.policy, config.rollout, config.learner.weight_transfer
+            )
             await self._up("rollout", self._config.rollout.resources, self._rollouts.ready())
         return self._rollouts
 

@@ -85,6 +85,7 @@ def rollouts_of(samples: Sequence[Sample]) -> Rollouts:
         answer_tokens=np.array([token for sample in samples for token in sample.answer_tokens], dtype=np.int32),
         answer_offsets=offsets_of(answer_lengths),
         logprobs=np.full(sum(answer_lengths), np.nan, dtype=np.float32),
+        token_versions=np.full(sum(answer_lengths), -1, dtype=np.int32),
         finish_reasons=tuple(FinishReason(sample.finish_reason) for sample in samples),
         version=-1,
         fingerprint="",

@@ -1,19 +1,20 @@
-"""The rollout engine: vLLM draws answers, scores given ones, and takes new weights between batches."""
+"""The rollout engine: vLLM draws answers, scores given ones, and takes new weights between two of its steps."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlaif_ray.engines.vllm_setup import Dtype, base_arguments, prepare_environment
-from rlaif_ray.records import FinishReason, Rollouts, Weights, WeightVersion, offsets_of
+from rlaif_ray.records import FinishReason, Rollouts, WeightVersion, offsets_of
 from rlaif_ray.stages import WeightMismatch
-from rlaif_ray.weights import fingerprint_of, to_torch
+from rlaif_ray.weights import NamedArrays, WeightTransfer
 
 # How far a served log-probability may lie from the learner's, in nats: rounding between two kernels, no more.
 _CANARY_TOLERANCE = {"float32": 2e-3, "bfloat16": 0.25}
@@ -31,8 +32,22 @@ class TokenRequest:
     temperature: float
 
 
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """Answers that are being drawn. The canary rides along, where the version has one."""
+
+    requests: Sequence[TokenRequest]
+    ids: tuple[str, ...]  # vLLM's, a request each
+    canary_id: str | None
+    version: WeightVersion  # at the beginning
+
+
 class VllmRolloutEngine:
-    """One vLLM engine in this process."""
+    """One vLLM engine in this process, driven step by step. It serves nothing until weights were loaded.
+
+    With `keeps_requests` weights may be exchanged while answers are drawn: those go on, with the keys and values that
+    they have cached.
+    """
 
     def __init__(
         self,
@@ -46,50 +61,81 @@ class VllmRolloutEngine:
         gpu_memory_utilization: float,
         enforce_eager: bool,
         trust_remote_code: bool,
+        weight_transfer: WeightTransfer = "object_store",
+        keeps_requests: bool = False,
     ) -> None:
         prepare_environment(threads, kv_cache_gib=kv_cache_gib, enforce_eager=enforce_eager)
         from vllm import LLM
 
+        from rlaif_ray.engines.vllm_transfer import register
+
+        arguments = base_arguments(
+            model,
+            dtype=dtype,
+            max_model_len=context_tokens,
+            gpu_memory_utilization=gpu_memory_utilization,
+            enforce_eager=enforce_eager,
+            trust_remote_code=trust_remote_code,
+        )
+        if keeps_requests:
+            # No prompt may meet another's cache from before an exchange, and no step may be under way during one.
+            arguments |= {"enable_prefix_caching": False, "async_scheduling": False}
+        self._keeps_requests = keeps_requests
         self._max_answer_tokens = max_answer_tokens
         self._tolerance = _CANARY_TOLERANCE[dtype]
-        self._llm = LLM(
-            **base_arguments(
-                model,
-                dtype=dtype,
-                max_model_len=context_tokens,
-                gpu_memory_utilization=gpu_memory_utilization,
-                enforce_eager=enforce_eager,
-                trust_remote_code=trust_remote_code,
-            )
-        )
+        self._llm = LLM(**arguments, weight_transfer_config={"backend": register(weight_transfer)})
+        self._finished: dict[str, Any] = {}
+        self._count = 0
+        self.serving: WeightVersion | None = None
         self.tokenizer = self._llm.get_tokenizer()
         # It warns at every reload of weights that are tied or made anew, such as rotary tables; the canary tells.
         logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
 
-    def generate(self, requests: Sequence[TokenRequest], version: WeightVersion) -> Rollouts:
-        """Draw one answer a request, stamped with the version that the caller has loaded."""
+    def generate(self, requests: Sequence[TokenRequest]) -> Rollouts:
+        """Draw one answer a request."""
+        drawing = self.begin(requests)
+        while not self.is_done(drawing):
+            self.step()
+        return self.rollouts(drawing)
+
+    def begin(self, requests: Sequence[TokenRequest]) -> Drawing:
         from vllm import SamplingParams
 
-        outputs = self._llm.generate(
-            [{"prompt_token_ids": list(request.prompt)} for request in requests],
-            [
+        version = self._served()
+        canary = self._add_scoring(version.canary_tokens) if version.canary_tokens else None
+        ids = tuple(
+            self._add(
+                request.prompt,
                 SamplingParams(
                     temperature=request.temperature,
                     seed=request.seed,
                     max_tokens=self._max_answer_tokens,
                     logprobs=0,
                     detokenize=False,
-                )
-                for request in requests
-            ],
-            use_tqdm=False,
+                ),
+            )
+            for request in requests
         )
-        answers = [output.outputs[0] for output in outputs]
-        logprobs = [
-            position[token].logprob
-            for answer in answers
-            for token, position in zip(answer.token_ids, answer.logprobs, strict=True)
-        ]
+        return Drawing(requests, ids, canary, version)
+
+    def is_done(self, drawing: Drawing) -> bool:
+        return self._are_finished((*drawing.ids, *([drawing.canary_id] if drawing.canary_id else [])))
+
+    def step(self) -> None:
+        """One token more for every answer, or as many as fit."""
+        for output in self._llm.llm_engine.step():
+            if output.finished:
+                self._finished[output.request_id] = output
+
+    def rollouts(self, drawing: Drawing) -> Rollouts:
+        """What was drawn, once it is done. Raises WeightMismatch when the canary says that it was drawn by other
+        weights than it says."""
+        if drawing.canary_id is not None:
+            canary = self._finished.pop(drawing.canary_id)
+            if _token_versions(canary.outputs[0])[0] == drawing.version.number:
+                self._compare(drawing.version, _prompt_logprobs(canary))
+        answers = [self._finished.pop(id).outputs[0] for id in drawing.ids]
+        requests = drawing.requests
         return Rollouts(
             sample_ids=tuple(request.sample_id for request in requests),
             group_ids=tuple(request.group_id for request in requests),
@@ -98,72 +144,132 @@ class VllmRolloutEngine:
             prompt_offsets=offsets_of([len(request.prompt) for request in requests]),
             answer_tokens=_flat([answer.token_ids for answer in answers]),
             answer_offsets=offsets_of([len(answer.token_ids) for answer in answers]),
-            logprobs=np.asarray(logprobs, dtype=np.float32),
+            logprobs=np.array(
+                [
+                    position[token].logprob
+                    for answer in answers
+                    for token, position in zip(answer.token_ids, answer.logprobs, strict=True)
+                ],
+                dtype=np.float32,
+            ),
+            token_versions=np.concatenate([np.empty(0, np.int32), *(_token_versions(answer) for answer in answers)]),
             finish_reasons=tuple(FinishReason(answer.finish_reason) for answer in answers),
-            version=version.number,
-            fingerprint=version.fingerprint,
+            version=drawing.version.number,
+            fingerprint=drawing.version.fingerprint,
         )
 
     def logprobs(self, rollouts: Rollouts) -> NDArray[np.float32]:
         """Log-probabilities (sum of answer lengths,), in nats at temperature 1, of given answers under the weights
         that are loaded now."""
-        sequences = [np.concatenate([rollouts.prompt(row), rollouts.answer(row)]) for row in range(len(rollouts))]
-        scored = self._sequence_logprobs(sequences)
+        self._served()
+        rows = range(len(rollouts))
+        scored = self._score([np.concatenate([rollouts.prompt(row), rollouts.answer(row)]).tolist() for row in rows])
         return np.concatenate(
-            [np.asarray(row[len(rollouts.prompt(index)) - 1 :], dtype=np.float32) for index, row in enumerate(scored)]
+            [np.asarray(scored[row][len(rollouts.prompt(row)) - 1 :], dtype=np.float32) for row in rows]
         )
 
-    def load(self, version: WeightVersion, weights: Weights) -> None:
-        """Serve these weights. Raises WeightMismatch when what arrived, or what is then served, is not `version`."""
-        received = fingerprint_of(weights)
+    def join_transfer(self, init_info: dict[str, Any]) -> None:
+        """Meet the sender, where weights are sent over a GPU."""
+        self._llm.collective_rpc("init_weight_transfer_engine", args=(init_info,))
+
+    def begin_load(self) -> None:
+        """From here on nothing is served, until `finish_load`."""
+        self.serving = None
+        self._llm.collective_rpc("start_weight_update")
+
+    def take(self, weights: NamedArrays) -> None:
+        """A part of the weights, of which no tensor comes twice."""
+        self._llm.collective_rpc(_take, args=(weights,))
+
+    def receive(self, update_info: dict[str, Any]) -> None:
+        """A part of them, as the sender describes it."""
+        self._llm.collective_rpc("update_weights", args=(update_info,))
+
+    def finish_load(self, version: WeightVersion) -> None:
+        """Serve what has come. Raises WeightMismatch when that, or what is then served, is not `version`."""
+        self._llm.collective_rpc("finish_weight_update")
+        (received,) = self._llm.collective_rpc(_received_fingerprint)
         if received != version.fingerprint:
             raise WeightMismatch(
                 f"version {version.number} arrived with fingerprint {received}, not {version.fingerprint}"
             )
-        self._llm.collective_rpc(_reload, args=(weights,))
-        self._llm.reset_prefix_cache()
+        if not self._keeps_requests and not self._llm.reset_prefix_cache():
+            raise RuntimeError("weights were loaded while answers were being drawn")
+        self._llm.llm_engine.set_weight_version(str(version.number))
         if version.canary_tokens:
-            served = self._sequence_logprobs([np.asarray(version.canary_tokens)])[0]
-            gap = float(np.max(np.abs(np.asarray(served) - np.asarray(version.canary_logprobs))))
-            if not gap <= self._tolerance:
-                raise WeightMismatch(
-                    f"version {version.number} was received whole but is not served: "
-                    f"log-probabilities of the canary differ by {gap:.3g} nats"
-                )
+            self._compare(version, self._score([version.canary_tokens])[0])
+        self.serving = version
 
-    def _sequence_logprobs(self, sequences: Sequence[NDArray[Any]]) -> list[list[float]]:
+    def relabel(self, version: WeightVersion) -> None:
+        """Serve the same weights under another version's number."""
+        self._llm.llm_engine.set_weight_version(str(version.number))
+        self.serving = version
+
+    def _served(self) -> WeightVersion:
+        if self.serving is None:
+            raise WeightMismatch("this replica is stale: load a version before it serves")
+        return self.serving
+
+    def _compare(self, version: WeightVersion, logprobs: Sequence[float]) -> None:
+        gap = float(np.max(np.abs(np.asarray(logprobs) - np.asarray(version.canary_logprobs))))
+        if not gap <= self._tolerance:
+            self.serving = None
+            raise WeightMismatch(
+                f"version {version.number} was received whole but is not served: "
+                f"log-probabilities of the canary differ by {gap:.3g} nats"
+            )
+
+    def _score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probability of each token after the first, given those before it."""
+        ids = [self._add_scoring(sequence) for sequence in sequences]
+        while not self._are_finished(ids):
+            self.step()
+        return [_prompt_logprobs(self._finished.pop(id)) for id in ids]
+
+    def _add_scoring(self, sequence: Sequence[int]) -> str:
         from vllm import SamplingParams
 
         # The engine must draw something; one greedy token is the least.
-        parameters = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-        outputs = self._llm.generate(
-            [{"prompt_token_ids": [int(token) for token in sequence]} for sequence in sequences],
-            parameters,
-            use_tqdm=False,
-        )
-        return [
-            [
-                position[token].logprob
-                for token, position in zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
-            ]
-            for output in outputs
-        ]
+        return self._add(sequence, SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False))
+
+    def _add(self, tokens: Sequence[int], parameters: Any) -> str:
+        from vllm.inputs import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters.output_kind = RequestOutputKind.FINAL_ONLY
+        self._count += 1
+        id = str(self._count)
+        self._llm.llm_engine.add_request(id, tokens_input(list(tokens)), parameters)
+        return id
+
+    def _are_finished(self, ids: Sequence[str]) -> bool:
+        return all(id in self._finished for id in ids)
 
 
-def _reload(worker: Any, weights: Weights) -> None:
-    """Runs in vLLM's worker. On a CPU the engine repacks its linear layers, so loading into them anew must go through
-    its own reload."""
-    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+def _take(worker: Any, weights: NamedArrays) -> None:
+    """Runs in vLLM's worker, as the next does."""
+    worker.weight_transfer_engine.take(weights)
 
-    runner = worker.model_runner
-    runner.reload_weights(weights_iterator=((name, to_torch(array)) for name, array in weights.items()))
-    if runner.model_config.hf_text_config.tie_word_embeddings:
-        # The reload leaves a head that shares the embeddings' weights with its own, older packing of them.
-        for module in runner.get_model().modules():
-            if isinstance(module, ParallelLMHead):
-                module.quant_method.process_weights_after_loading(module)
+
+def _received_fingerprint(worker: Any) -> str:
+    fingerprint: str = worker.weight_transfer_engine.fingerprint.hexdigest()
+    return fingerprint
+
+
+def _prompt_logprobs(output: Any) -> list[float]:
+    return [
+        position[token].logprob
+        for token, position in zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
+    ]
+
+
+def _token_versions(answer: Any) -> NDArray[np.int32]:
+    """The version (tokens,) that drew each token of an answer."""
+    spans = answer.weight_versions
+    return np.repeat(
+        np.array([int(span.version) for span in spans], dtype=np.int32), [span.end - span.start for span in spans]
+    )
 
 
 def _flat(rows: Sequence[Sequence[int]]) -> NDArray[np.int32]:
-    return np.fromiter((token for row in rows for token in row), dtype=np.int32)
+    return np.fromiter(chain.from_iterable(rows), dtype=np.int32)

@@ -73,7 +73,7 @@ def write_model(directory: Path, *, tied: bool) -> None:
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
-def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Any:
     directory = tmp_path_factory.mktemp("model")
     write_model(directory, tied=request.param)
     engine = spawn(Engine, f"engine-{request.param}", ActorResources(cpus=0.1), args=(str(directory),))
@@ -109,6 +109,19 @@ def moved(weights: Weights, amount: float) -> dict[str, np.ndarray]:
     }
 
 
+def load(version: WeightVersion, weights: Weights, parts: int = 3) -> Callable[[VllmRolloutEngine], None]:
+    """Loads them in parts that cut layers in two."""
+
+    def work(engine: VllmRolloutEngine) -> None:
+        items = list(weights.items())
+        engine.begin_load()
+        for start in range(parts):
+            engine.take(items[start::parts])
+        engine.finish_load(version)
+
+    return work
+
+
 def requests(count: int, temperature: float = 1.0) -> list[TokenRequest]:
     return [
         TokenRequest(f"s{n}", f"g{n}", f"p{n}", (1, 4 + n % 30, 9, 5), seed=1000 + n, temperature=temperature)
@@ -128,10 +141,11 @@ def test_drawn_answers_carry_the_models_own_log_probabilities(served: Any) -> No
     weights = read_weights(directory)
     model = reference(directory, weights)
     version = version_of(model, weights, 1)
-    call(lambda engine: engine.load(version, weights))
-    rollouts = call(lambda engine: engine.generate(requests(40), version))
+    call(load(version, weights))
+    rollouts = call(lambda engine: engine.generate(requests(40)))
     check_against(model, rollouts)
     assert (rollouts.version, rollouts.fingerprint) == (1, version.fingerprint)
+    np.testing.assert_array_equal(rollouts.token_versions, np.ones_like(rollouts.answer_tokens))
     for row, reason in enumerate(rollouts.finish_reasons):
         stopped = rollouts.answer(row)[-1] == 2
         assert reason is (FinishReason.STOP if stopped else FinishReason.LENGTH)
@@ -139,10 +153,11 @@ def test_drawn_answers_carry_the_models_own_log_probabilities(served: Any) -> No
 
 
 def test_an_answer_depends_on_its_seed_and_not_on_its_company(served: Any) -> None:
-    _, call = served
-    version = WeightVersion(1, "unused", None, (), ())
-    together = call(lambda engine: engine.generate(requests(30), version))
-    apart = [call(lambda engine, one=one: engine.generate([one], version)) for one in reversed(requests(30))][::-1]
+    directory, call = served
+    weights = read_weights(directory)
+    call(load(version_of(reference(directory, weights), weights, 1), weights))
+    together = call(lambda engine: engine.generate(requests(30)))
+    apart = [call(lambda engine, one=one: engine.generate([one])) for one in reversed(requests(30))][::-1]
     for row, alone in enumerate(apart):
         np.testing.assert_array_equal(together.answer(row), alone.answer(0))
         np.testing.assert_array_equal(together.answer_logprobs(row), alone.answer_logprobs(0))
@@ -155,17 +170,17 @@ def test_new_weights_are_served_whole_and_the_old_ones_come_back(served: Any) ->
     new_model = reference(directory, new)
     new_version = version_of(new_model, new, 2)
     old_version = version_of(reference(directory, old), old, 3)
-    call(lambda engine: engine.load(old_version, old))
-    before = call(lambda engine: engine.generate(requests(20), old_version))
-    call(lambda engine: engine.load(new_version, new))
-    check_against(new_model, call(lambda engine: engine.generate(requests(20), new_version)))
+    call(load(old_version, old))
+    before = call(lambda engine: engine.generate(requests(20)))
+    call(load(new_version, new))
+    check_against(new_model, call(lambda engine: engine.generate(requests(20))))
     scored = call(lambda engine: engine.logprobs(before))
     expected = [
         logprobs_of(new_model, np.concatenate([before.prompt(row), before.answer(row)]))[3:] for row in range(20)
     ]
     np.testing.assert_allclose(scored, np.concatenate(expected), atol=2e-4)
-    call(lambda engine: engine.load(old_version, old))
-    again = call(lambda engine: engine.generate(requests(20), old_version))
+    call(load(old_version, old))
+    again = call(lambda engine: engine.generate(requests(20)))
     np.testing.assert_array_equal(before.answer_tokens, again.answer_tokens)
     np.testing.assert_array_equal(before.logprobs, again.logprobs)
 
@@ -177,7 +192,7 @@ def test_a_tensor_that_was_corrupted_on_the_way_is_refused(served: Any) -> None:
     name = "model.layers.1.mlp.down_proj.weight"
     corrupted = {**weights, name: np.where(np.arange(96) == 5, 0, weights[name]).astype(np.float32)}
     with pytest.raises(Exception, match="arrived with fingerprint"):
-        call(lambda engine: engine.load(version, corrupted))
+        call(load(version, corrupted))
 
 
 def test_weights_that_arrive_but_are_not_what_is_served_are_refused(served: Any) -> None:
@@ -187,7 +202,39 @@ def test_weights_that_arrive_but_are_not_what_is_served_are_refused(served: Any)
     canary = tuple(logprobs_of(other, np.array(CANARY)).tolist())
     version = WeightVersion(5, fingerprint_of(weights), None, CANARY, canary)
     with pytest.raises(Exception, match="received whole but is not served"):
-        call(lambda engine: engine.load(version, weights))
+        call(load(version, weights))
+
+
+def test_a_replica_that_refused_its_weights_serves_nothing_until_it_has_others(served: Any) -> None:
+    directory, call = served
+    weights = read_weights(directory)
+    version = version_of(reference(directory, weights), weights, 7)
+    with pytest.raises(Exception, match="arrived with fingerprint"):
+        call(load(version, moved(weights, 0.05)))
+    with pytest.raises(Exception, match="this replica is stale"):
+        call(lambda engine: engine.generate(requests(1)))
+    call(load(version, weights))
+    assert len(call(lambda engine: engine.generate(requests(1)))) == 1
+
+
+def spoil(worker: Any) -> None:
+    """Runs in vLLM's worker: one tensor of the model that is being served becomes another."""
+    model = worker.model_runner.get_model()
+    model.model.norm.weight.data[::2] *= 1.5
+
+
+def test_a_tensor_that_changes_while_it_is_served_is_noticed_at_the_next_batch(served: Any) -> None:
+    directory, call = served
+    weights = read_weights(directory)
+    call(load(version_of(reference(directory, weights), weights, 8), weights))
+    call(lambda engine: engine.generate(requests(4)))
+    call(lambda engine: engine._llm.collective_rpc(spoil))
+    with pytest.raises(Exception, match="received whole but is not served"):
+        call(lambda engine: engine.generate(requests(4)))
+    with pytest.raises(Exception, match="this replica is stale"):
+        call(lambda engine: engine.generate(requests(4)))
+    call(load(version_of(reference(directory, weights), weights, 9), weights))
+    call(lambda engine: engine.generate(requests(4)))
 
 
 def test_temperature_is_part_of_the_log_probabilities(served: Any) -> None:
@@ -195,8 +242,8 @@ def test_temperature_is_part_of_the_log_probabilities(served: Any) -> None:
     weights = read_weights(directory)
     model = reference(directory, weights)
     version = version_of(model, weights, 6)
-    call(lambda engine: engine.load(version, weights))
-    rollouts = call(lambda engine: engine.generate(requests(10, temperature=0.5), version))
+    call(load(version, weights))
+    rollouts = call(lambda engine: engine.generate(requests(10, temperature=0.5)))
     for row in range(10):
         tokens = torch.tensor(np.concatenate([rollouts.prompt(row), rollouts.answer(row)]).astype(np.int64))[None]
         with torch.no_grad():

@@ -1,0 +1,73 @@
+"""The learner's end of vLLM's weight transfer between GPUs and on a shared one: its trainer engines, fed with buckets.
+
+They cut the stream into packed buffers of their own, so a bucket here is only what is gathered at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from rlaif_ray.weights import Buckets
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class NcclRoute:
+    """Between GPUs. The sender is rank 0 of a group that meets at `host:port`; each receiver has a rank after it."""
+
+    host: str
+    port: int
+    receivers: int
+
+
+@dataclass(frozen=True, slots=True)
+class IpcRoute:
+    """Through the memory of a GPU that each learner rank shares with a receiver."""
+
+
+class BucketSource:
+    """Buckets as vLLM's `WeightSource`: what is to come is learned from a first pass."""
+
+    def __init__(self, buckets: Buckets) -> None:
+        self._buckets = buckets
+        self._metadata: list[Any] | None = None
+
+    def metadata(self) -> list[Any]:
+        from vllm.distributed.weight_transfer.base import ParamMeta
+
+        if self._metadata is None:
+            self._metadata = [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self]
+        return self._metadata
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for bucket in self._buckets():
+            for name, tensor in bucket.items():
+                yield name, tensor.detach()
+
+    def largest(self) -> int:
+        """Bytes of the largest tensor."""
+
+        sizes: list[int] = [prod(meta.shape) * meta.dtype.itemsize for meta in self.metadata()]
+        return max(sizes)
+
+
+def trainer_engine(route: NcclRoute | IpcRoute, buckets: Buckets, client: Any, rank: int, bucket_bytes: int) -> Any:
+    """An engine whose `send_weights` sends the weights as they are then; `client` asks the receivers. Every rank must
+    make one, and send, together."""
+    from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+    from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+    source = BucketSource(buckets)
+    # A packed buffer must hold the largest tensor whole.
+    packed = {"packed": True, "packed_buffer_size_bytes": max(bucket_bytes, source.largest())}
+    if isinstance(route, NcclRoute):
+        info = NCCLTrainerInitInfo(route.host, route.port, 1 + route.receivers, rank=rank, **packed)
+    else:
+        info = IPCTrainerInitInfo(rank=rank, **packed)
+    return WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)
