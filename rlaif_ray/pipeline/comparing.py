@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlaif_ray.config import UserError
 from rlaif_ray.evaluation.run import Verdicts, gold_verdicts, judge_verdicts
 from rlaif_ray.judge.hygiene import normalised
 from rlaif_ray.pipeline.context import RunContext
@@ -30,11 +29,9 @@ async def compared(
 ) -> Verdicts:
     """Who wins on each prompt, the policy with `after` or SFT with `before`; a judge's progress is shown on demand.
 
-    Raises UserError where gold is wanted and not known, and as a judge stage does."""
+    Raises as a judge stage does."""
     config = context.config.evaluation
-    if config.instrument == "gold":
-        if context.gold is None:
-            raise UserError("evaluation.instrument=gold: the prompts' source knows no gold; set it to judge")
+    if config.instrument == "gold" and context.gold is not None:
         return gold_verdicts(prompts, before, after, context.gold)
     pairs = [
         Pair(

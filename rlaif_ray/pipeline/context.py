@@ -14,7 +14,7 @@ from rlaif_ray.console import Console
 from rlaif_ray.judge.offline import prices_of
 from rlaif_ray.labelling import over_budget_stop
 from rlaif_ray.metrics import MetricsLog
-from rlaif_ray.prompts import Gold, PromptSplit, encode_prompt, gold_of, read_prompts
+from rlaif_ray.prompts import PromptSplit, encode_prompt, gold_of, read_prompts
 from rlaif_ray.records import Pair, Preference, Prompt, Rollouts, SampleRequest
 from rlaif_ray.rundir import RunDirectory
 from rlaif_ray.samples import Sample, read_samples, samples_of
@@ -45,11 +45,15 @@ class Round:
 
 class RunContext:
     def __init__(self, config: RunConfig, runtime: Runtime, console: Console) -> None:
+        """Raises UserError where gold is to decide and the prompts' source knows none."""
         self.config = config
         self.runtime = runtime
         self.console = console
         self.run = RunDirectory(config.run_dir)
         self.metrics = MetricsLog(self.run.metrics)
+        self.gold = gold_of(config.prompts)
+        if config.evaluation.instrument == "gold" and self.gold is None:
+            raise UserError("evaluation.instrument=gold: the prompts' source knows no gold; set it to judge")
 
     def directory(self, number: int | None) -> RunDirectory:
         """Where a round keeps what it makes; the run's own directory for the last round, and for no round."""
@@ -64,10 +68,6 @@ class RunContext:
     def policy_before(self, round: Round) -> Path:
         """The policy that a round starts from: SFT's, or the one that the round before made."""
         return self.run.model("sft") if round.previous is None else round.previous.directory.model("policy")
-
-    @cached_property
-    def gold(self) -> Gold | None:
-        return gold_of(self.config.prompts)
 
     @cached_property
     def tokenizer(self) -> Any:

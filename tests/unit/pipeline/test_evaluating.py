@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 from plain_runtime import HELD_OUT, VALIDATED, PlainRuntime, only_round, plain_context
 
+from rlaif_ray.config import EvaluationConfig, UserError
+from rlaif_ray.console import Console
+from rlaif_ray.pipeline.context import RunContext
 from rlaif_ray.pipeline.evaluating import evaluate
 from rlaif_ray.pipeline.training import train
 from rlaif_ray.rundir import RunDirectory
@@ -39,3 +43,11 @@ async def test_the_judge_is_named_with_its_part_in_training(tmp_path: Path) -> N
     context.config = context.config.model_copy(update={"evaluation": evaluation})
     by_the_trainer = await evaluate(context, only_round(context))
     assert by_the_trainer.policy.win_rate_judge == "trainer (the judge that trained it)"
+
+
+def test_gold_that_nobody_knows_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    config = plain_context(PlainRuntime(tmp_path, (0.5,))).config
+    by_gold = config.model_copy(update={"evaluation": EvaluationConfig(instrument="gold")})
+    with pytest.raises(UserError, match=r"evaluation\.instrument=gold: the prompts' source knows no gold"):
+        RunContext(by_gold, None, Console(stages=1))  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
