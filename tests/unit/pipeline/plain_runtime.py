@@ -61,6 +61,7 @@ class PlainRuntime:
     drawn: list[SampleRequest] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)  # of the judges of evaluation, by purpose
     judged: Outcome = Outcome.SCORED
+    order: list[str] = field(default_factory=list)  # of draws and the learner's steps
     loaded: Any = None
 
     async def rollouts(self) -> PlainRuntime:
@@ -73,6 +74,7 @@ class PlainRuntime:
     def generate(self, requests: Sequence[SampleRequest]) -> tuple[Rollouts, ...]:
         self.faults.pass_by()
         self.drawn += requests
+        self.order.append("draw " + requests[0].sample_id.partition("/")[0])
         return (_rollouts(requests, self.loaded),)
 
     def decode(self, shards: tuple[Rollouts, ...]) -> tuple[list[str], ...]:
@@ -89,7 +91,7 @@ class PlainRuntime:
         return WeightVersion(number, "", weights, (), ())
 
     async def learner(self, models: Any, checkpoints: Path) -> PlainLearner:
-        return PlainLearner(self.wins, checkpoints / "iteration", self.faults)
+        return PlainLearner(self.wins, checkpoints / "iteration", self.faults, self.order)
 
     async def rewards(self, directory: Path, prompts: Sequence[Prompt]) -> PlainReward:
         return PlainReward()
@@ -126,12 +128,14 @@ class PlainLearner:
     wins: Sequence[float]
     file: Path
     faults: Faults
+    order: list[str]
     iteration: int = -1
 
     async def step(self, iteration: int, rollouts: Any, scores: Any) -> Mapping[str, float]:
         self.faults.pass_by()
         assert iteration == self.iteration + 1, "no iteration is left out or taken twice"
         self.iteration = iteration
+        self.order.append(f"step {iteration}")
         return {REWARD_MEAN: 0.0, KL: 0.0, ANSWER_LENGTH: 1.0}
 
     async def publish(self) -> WeightVersion:

@@ -97,6 +97,26 @@ async def test_training_draws_the_same_with_evaluations_and_without(tmp_path: Pa
     assert requests[0] == requests[1]
 
 
+@pytest.mark.parametrize(
+    ("staleness", "order"),
+    [
+        (0, ["draw ppo-0", "step 0", "draw ppo-1", "step 1", "draw validate-2", "draw ppo-2", "step 2"]),
+        (1, ["draw ppo-0", "draw ppo-1", "step 0", "draw ppo-2", "step 1", "draw validate-2", "step 2"]),
+    ],
+)
+async def test_batches_are_drawn_as_far_ahead_as_the_config_says(
+    tmp_path: Path, staleness: int, order: list[str]
+) -> None:
+    """SFT answers at the first evaluation; evaluations see the newest weights however far rollouts are ahead."""
+    runtime = PlainRuntime(tmp_path, (0.2, 0.6, 0.4))
+    context = plain_context(runtime, evaluate_every=2, max_staleness=staleness)
+    done = await train(context, only_round(context))
+    assert [event for event in runtime.order if event != "draw validate-sft"] == [*order, "draw validate-3"]
+    assert runtime.order.count("draw validate-sft") == 1
+    assert done.validation is not None
+    assert (done.validation.iteration, done.validation.win_rate) == (2, 0.6)
+
+
 async def test_a_run_killed_at_any_moment_leaves_what_an_undisturbed_one_does(tmp_path: Path) -> None:
     """A crash at every call of every stage in turn, before and after what it writes: the run that goes on takes no
     evaluation twice, loses none, and takes the same policy."""
