@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 from rlaif_ray.config import RunConfig
 from scripts.benchmarks.ppo.learner_clock import peak_mib
 from scripts.benchmarks.ppo.turns import tell
-from scripts.benchmarks.ppo.workload import SPECIAL_TOKENS, prompt_tokens
+from scripts.benchmarks.ppo.workload import policy_bytes, prompt_tokens
 
 
 def main() -> None:
@@ -67,110 +67,26 @@ def _vllm(directory: Path, config: RunConfig) -> Callable[[], None]:
 
 
 def _torch(directory: Path, config: RunConfig) -> Callable[[], None]:
-    import torch
+    from scripts.benchmarks.ppo.plain_loop import PlainLoop
 
-    from rlaif_ray.policy.logprobs import token_logprobs
-    from rlaif_ray.policy.model import load_policy, state_values, value_model_from_reward
-    from rlaif_ray.policy.packing import PackedInputs, Ragged, answer_logits
-    from rlaif_ray.reward.model import RewardNormalisation, load_reward_model
-    from rlaif_ray.reward.scoring import rewards_of
-
-    dtype = config.policy.dtype
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    policy, reference = (
-        load_policy(directory / name, dtype=dtype, trust_remote_code=False).to(device)
-        for name in ("policy", "reference")
-    )
-    value: torch.nn.Module = value_model_from_reward(
-        directory / "reward", RewardNormalisation.load(directory / "reward"), dtype=dtype, trust_remote_code=False
-    ).to(device)
-    reward = load_reward_model(directory / "reward", dtype=dtype, trust_remote_code=False).to(device)
-    policy_step, value_step = (_adamw(list(model.parameters()), config.ppo.learning_rate) for model in (policy, value))
-    random = np.random.default_rng(0)
-    prompts = np.array(prompt_tokens(directory))
-    size = (len(prompts), config.policy.max_answer_tokens)
-    answers = random.integers(SPECIAL_TOKENS, policy.config.vocab_size, size)
-    whole = torch.from_numpy(np.concatenate([prompts, answers], axis=1)).to(device)
-    sequences = Ragged.of(list(prompts), list(answers))
-    rows = np.array_split(np.arange(len(prompts)), -(-len(prompts) // config.ppo.minibatch_size))
-    packs = [sequences.pack(part, device) for part in rows]
-
-    @torch.no_grad()
-    def score() -> None:
-        for part in rows:
-            inputs = whole[torch.from_numpy(part)]
-            rewards_of(reward, {"input_ids": inputs, "attention_mask": torch.ones_like(inputs)})
-
-    @torch.no_grad()
-    def said(model: Any, inputs: PackedInputs) -> torch.Tensor:
-        return token_logprobs(answer_logits(model, inputs), inputs.answer_ids, 1.0)
-
-    @torch.no_grad()
-    def experience() -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Log-probabilities of the policy (the reference's stand for those of the rollouts) and values."""
-        for_kl = [said(reference, inputs) for inputs in packs]
-        old = [said(policy, inputs) for inputs in packs] if config.recomputes_old_logprobs else for_kl
-        return list(zip(old, [state_values(value, inputs) for inputs in packs], strict=True))
-
-    def update(known: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        clip = config.ppo.clip
-        for inputs, (old_logprobs, old_values) in zip(packs, known, strict=True):
-            advantages = torch.randn_like(old_values)
-            values = state_values(value, inputs)
-            near = old_values + (values - old_values).clamp(-clip, clip)
-            target = old_values + advantages
-            value_loss: Any = torch.maximum((values - target).square(), (near - target).square()).mean() / 2
-            value_loss.backward()
-            value_step()
-            logprobs = token_logprobs(answer_logits(policy, inputs), inputs.answer_ids, 1.0)
-            ratio = (logprobs - old_logprobs).exp()
-            clipped = ratio.clamp(1 - clip, 1 + clip)
-            policy_loss: Any = torch.maximum(-advantages * ratio, -advantages * clipped).mean()
-            policy_loss.backward()
-            policy_step()
-
-    weights = np.zeros(sum(tensor.numel() * tensor.element_size() for tensor in policy.parameters()), dtype=np.uint8)
+    loop = PlainLoop(directory, config)
+    weights = np.zeros(policy_bytes(directory, config.policy.dtype), dtype=np.uint8)
     copy = np.ones_like(weights)
 
     def take() -> None:
-        times = [time.perf_counter()]
-        score()
-        times.append(time.perf_counter())
-        known = experience()
-        times.append(time.perf_counter())
-        update(known)
-        times.append(time.perf_counter())
+        times = [loop.now()]
+        loop.score()
+        times.append(loop.now())
+        known = loop.experience()
+        times.append(loop.now())
+        loop.update(known)
+        times.append(loop.now())
         np.copyto(copy, weights)
-        times.append(time.perf_counter())
+        times.append(loop.now())
         parts = dict(zip(("score", "experience", "update", "copy"), np.diff(times).tolist(), strict=True))
-        tell(times[3] - times[0], answers.size, len(packs), parts, {"torch": peak_mib(None)})
+        tell(times[3] - times[0], loop.tokens, loop.steps, parts, {"torch": peak_mib(None)})
 
     return take
-
-
-def _adamw(parameters: list[Any], learning_rate: float) -> Callable[[], None]:
-    """Clip and step on float32 weights; those of another type are copies of them."""
-    import torch
-
-    masters = [parameter.detach().float().requires_grad_() for parameter in parameters]
-    same = parameters[0].dtype == torch.float32
-    stepped: list[Any] = parameters if same else masters
-    optimizer = torch.optim.AdamW(stepped, lr=learning_rate, weight_decay=0.0, fused=True)
-
-    def step() -> None:
-        if not same:
-            for master, parameter in zip(masters, parameters, strict=True):
-                master.grad = parameter.grad.float()
-                parameter.grad = None
-        torch.nn.utils.clip_grad_norm_(stepped, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if not same:
-            with torch.no_grad():
-                for master, parameter in zip(masters, parameters, strict=True):
-                    parameter.copy_(master)
-
-    return step
 
 
 if __name__ == "__main__":

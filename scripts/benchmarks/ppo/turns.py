@@ -41,24 +41,24 @@ class Turn:
 
 
 class Contender:
-    """A process that takes a turn for each line on its stdin, and then prints a line `turn {...}`.
-
-    Its log is `log`. Raises RuntimeError where it ends.
-    """
+    """A process that takes a turn for each line on its stdin, and then prints a line `turn {...}`. It runs while the
+    block does, and logs to `log`."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        self._command = command
+        self._environment = environment
         self._log = log
-        with log.open("w") as errors:
+
+    def __enter__(self) -> Contender:
+        with self._log.open("w") as errors:
             self._process = subprocess.Popen(
-                command,
-                env={**os.environ, **environment},
+                self._command,
+                env={**os.environ, **self._environment},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
             )
-
-    def __enter__(self) -> Contender:
         return self
 
     def __exit__(
@@ -68,6 +68,7 @@ class Contender:
         self._process.communicate()
 
     def take(self) -> Turn:
+        """Raises RuntimeError where the process has ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         meter = _Meter(self._process.pid)

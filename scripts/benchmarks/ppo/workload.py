@@ -65,6 +65,8 @@ def write_workload(directory: Path, workload: Workload, lengths: Lengths, seed: 
     from rlaif_ray.policy.model import scratch_tokenizer
     from rlaif_ray.reward.model import RewardNormalisation
 
+    logs: Any = transformers.utils.logging
+    logs.disable_progress_bar()
     words = [f"w{number:05}" for number in range(workload.vocabulary - SPECIAL_TOKENS)]
     tokenizer = scratch_tokenizer(words)
     settings: Any = transformers.Qwen2Config
