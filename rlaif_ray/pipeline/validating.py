@@ -63,11 +63,7 @@ class Validator:
         if best:
             await self._learner.save_policy(self._policies.policy(iteration))
         self._policies.add(validation)
-        found = "nobody could say" if validation.win_rate is None else share(validation.win_rate)
-        context.console.say(
-            f"  after iteration {iteration} the policy wins {found} against SFT on {validation.prompts:,} validation "
-            f"prompts{', the most so far' if best else ''}"
-        )
+        context.console.say(f"  after iteration {iteration} {_told(validation)}{', the most so far' if best else ''}")
         return validation
 
     def _log(self, validation: Validation) -> None:
@@ -91,3 +87,10 @@ class Validator:
             await rollouts.load(await context.runtime.directory_version(context.run.model("sft"), 0))
             write_samples(file, (await context.answers(requests))[1])
         return read_samples(file)
+
+
+def _told(validation: Validation) -> str:
+    if validation.win_rate is None:
+        return "nobody could say whether the policy beats SFT"
+    won = share(validation.win_rate)
+    return f"the policy wins {won} against SFT on {validation.prompts:,} validation prompts"
