@@ -1,4 +1,4 @@
-"""From rows of preferences to the token ids that a reward model is fitted on."""
+"""From rows of preferences to the token ids that a reward model or a policy is fitted on."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ def labelled_pairs(
 ) -> list[LabelledPair]:
     """Pairs of token ids, by pair id. The first answer is the chosen one.
 
-    Where the reward model has the policy's vocabulary, answers that the policy sampled keep the ids that it drew. All
-    else is encoded from text by the reward model's tokenizer, and ends with `stop`. Hard labels are 1, and leave out
-    ties. A pair is left out where its prompt and an answer exceed `max_tokens`. Raises UserError for a conversation
+    With the policy's `own_vocabulary`, answers that it sampled keep the ids that it drew. All else is encoded from text
+    by the tokenizer of the model that is fitted, and ends with `stop`. Hard labels are 1, and leave out ties. A pair is left out where its prompt and an answer exceed `max_tokens`. Raises UserError for a conversation
     where the tokenizer has no chat template.
     """
     pairs = []
