@@ -27,8 +27,9 @@ def labelled_pairs(
     """Pairs of token ids, by pair id. The first answer is the chosen one.
 
     With the policy's `own_vocabulary`, answers that it sampled keep the ids that it drew. All else is encoded from text
-    by the tokenizer of the model that is fitted, and ends with `stop`. Hard labels are 1, and leave out ties. A pair is left out where its prompt and an answer exceed `max_tokens`. Raises UserError for a conversation
-    where the tokenizer has no chat template.
+    by the tokenizer of the model that is fitted, and ends with `stop`. Hard labels are 1, and leave out ties. A pair is
+    left out where its prompt and an answer exceed `max_tokens`. Raises UserError for a conversation where the tokenizer
+    has no chat template.
     """
     pairs = []
     for row in rows:
