@@ -129,7 +129,9 @@ class LearnerRank:
         """Ordinary tokens of the vocabulary, drawn by the run's seed."""
         special = set(self._models.tokenizer.all_special_ids)
         ordinary = [token for token in range(len(self._models.tokenizer)) if token not in special]
-        drawn = np.random.default_rng(self._config.seed).choice(ordinary, _CANARY_TOKENS)
+        # To score them the engine draws one more.
+        count = min(_CANARY_TOKENS, self._config.policy.context_tokens - 1)
+        drawn = np.random.default_rng(self._config.seed).choice(ordinary, count)
         return tuple(drawn.tolist())
 
     def _canary_logprobs(self, canary: tuple[int, ...]) -> tuple[float, ...]:
