@@ -140,11 +140,10 @@ def train_on_pairs(
     reference = logprobs_of(engine, pairs, config.micro_batch_size)
     measured = None if held_out is None else _HeldOut.before_training(engine, held_out, objective, config)
     p, weights, answer_lengths = (part.to(engine.device) for part in (pairs.p, pairs.weights, pairs.answer_lengths))
-    steps_of_a_pass = math.ceil(len(pairs) / config.batch_size)
+    lengths, steps_of_a_pass = pairs.lengths, math.ceil(len(pairs) / config.batch_size)
     loss, figures = math.nan, {}
-    for number, rows in enumerate(bucketed_batches(pairs.lengths, config.batch_size, steps, seed), start=1):
-        rows = longest_first(rows, pairs.lengths[:, 0])
-        micros = split_rows(rows, engine.rank, engine.world_size, config.micro_batch_size)
+    for number, rows in enumerate(bucketed_batches(lengths, config.batch_size, steps, seed), start=1):
+        micros = split_rows(longest_first(rows, lengths[:, 0]), engine.rank, engine.world_size, config.micro_batch_size)
         sums = torch.zeros(3, device=engine.device)
         for micro in micros:
             own = torch.from_numpy(micro.rows).to(engine.device)

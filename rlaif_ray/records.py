@@ -285,7 +285,7 @@ class RubricScore:
 
 @dataclass(frozen=True, slots=True)
 class LabelledPair:
-    """Two answers as token ids with the probability that the first is better (preferences -> reward model)."""
+    """Two answers as token ids with the probability that the first is better (preferences -> reward model, DPO)."""
 
     id: str
     prompt_id: str

@@ -15,7 +15,7 @@ from rlaif_ray.config.section import (
 
 
 class FitConfig(Section):
-    """How a batch trainer (SFT, reward model) runs."""
+    """How a batch trainer (SFT, reward model, DPO) runs."""
 
     epochs: PositiveFloat = 1.0
     """Passes over the data; a fraction ends within one."""
