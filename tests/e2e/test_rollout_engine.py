@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import ray
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from actors.spawn import spawn
 from rlaif_ray.config import ActorResources
 from rlaif_ray.engines.vllm_rollout import TokenRequest, VllmRolloutEngine
 from rlaif_ray.records import FinishReason, Rollouts, Weights, WeightVersion
-from rlaif_ray.weights import fingerprint_of, read_weights, to_torch
+from rlaif_ray.weights import fingerprint_of, read_weights
+from tests import served_model
+from tests.served_model import CANARY, logprobs_of, moved, reference, spoil, version_of, write_model
 
-# Workers cannot import a test's module: it must travel whole.
+# Workers cannot import a test's modules: they must travel whole.
+ray.cloudpickle.register_pickle_by_value(served_model)
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-VOCABULARY = 44
-CANARY = (5, 9, 13, 21, 8, 30)
 
 
 class Engine:
@@ -46,32 +44,6 @@ class Engine:
         return work(self._engine)
 
 
-def write_model(directory: Path, *, tied: bool) -> None:
-    from tokenizers import Tokenizer, models
-
-    words = {f"w{number}": number for number in range(VOCABULARY)}
-    PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w3")), pad_token="w0", eos_token="w2"
-    ).save_pretrained(directory)
-    torch.manual_seed(1)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=64,
-            intermediate_size=96,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=64,
-            tie_word_embeddings=tied,
-            initializer_range=0.125,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-    ).save_pretrained(directory)
-
-
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Any:
     directory = tmp_path_factory.mktemp("model")
@@ -79,34 +51,6 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     engine = spawn(Engine, f"engine-{request.param}", ActorResources(cpus=0.1), args=(str(directory),))
     yield directory, lambda work: ray.get(engine.call.remote(work))
     ray.kill(engine)
-
-
-def reference(directory: Path, weights: Weights) -> Any:
-    model = LlamaForCausalLM.from_pretrained(directory)
-    model.load_state_dict({name: to_torch(array) for name, array in weights.items()}, strict=False)
-    model.tie_weights()
-    return model.eval()
-
-
-@torch.no_grad()
-def logprobs_of(model: Any, tokens: np.ndarray) -> np.ndarray:
-    """Of each token after the first."""
-    ids = torch.tensor(np.asarray(tokens, dtype=np.int64))[None]
-    logits = model(input_ids=ids).logits[0, :-1].float()
-    return torch.log_softmax(logits, -1).gather(-1, ids[0, 1:, None])[:, 0].numpy()
-
-
-def version_of(model: Any, weights: Weights, number: int) -> WeightVersion:
-    canary = tuple(logprobs_of(model, np.array(CANARY)).tolist())
-    return WeightVersion(number, fingerprint_of(weights), None, CANARY, canary)
-
-
-def moved(weights: Weights, amount: float) -> dict[str, np.ndarray]:
-    generator = np.random.default_rng(7)
-    return {
-        name: (array + amount * generator.standard_normal(array.shape)).astype(np.float32)
-        for name, array in weights.items()
-    }
 
 
 def load(version: WeightVersion, weights: Weights, parts: int = 3) -> Callable[[VllmRolloutEngine], None]:
@@ -215,12 +159,6 @@ def test_a_replica_that_refused_its_weights_serves_nothing_until_it_has_others(s
         call(lambda engine: engine.generate(requests(1)))
     call(load(version, weights))
     assert len(call(lambda engine: engine.generate(requests(1)))) == 1
-
-
-def spoil(worker: Any) -> None:
-    """Runs in vLLM's worker: one tensor of the model that is being served becomes another."""
-    model = worker.model_runner.get_model()
-    model.model.norm.weight.data[::2] *= 1.5
 
 
 def test_a_tensor_that_changes_while_it_is_served_is_noticed_at_the_next_batch(served: Any) -> None:
