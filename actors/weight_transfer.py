@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,14 +85,16 @@ class WeightSender:
 
 
 class ReplicaClient:
-    """vLLM's trainer engine asks the replicas through this. Each replica is an engine of its own, so each gets a rank
-    of its own in the group that the sender is rank 0 of."""
+    """vLLM's trainer engine asks the replicas through this."""
 
     def __init__(self, replicas: Sequence[Any]) -> None:
         self._replicas = replicas
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        ray.get([replica.join_transfer.remote(info) for replica, info in self._ranked(init_info)])
+        from rlaif_ray.engines.vllm_sending import receiver_infos
+
+        infos = receiver_infos(init_info, len(self._replicas))
+        ray.get([replica.join_transfer.remote(info) for replica, info in zip(self._replicas, infos, strict=True)])
 
     def start_weight_update(self) -> None:
         ray.get([replica.begin_load.remote() for replica in self._replicas])
@@ -101,12 +103,7 @@ class ReplicaClient:
         ray.get([replica.receive.remote(update_info) for replica in self._replicas])
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """The replicas finish when they are told what they must have received, in their `load`."""
-
-    def _ranked(self, init_info: dict[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
-        for index, replica in enumerate(self._replicas):
-            ranked = {"rank_offset": init_info["rank_offset"] + index} if "rank_offset" in init_info else {}
-            yield replica, {**init_info, **ranked}
+        """The replicas finish when they are told what they must have received."""
 
 
 async def arriving(version: WeightVersion) -> AsyncIterator[NamedArrays]:

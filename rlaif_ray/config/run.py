@@ -217,6 +217,12 @@ class RunConfig(Section):
             raise ValueError("reward.mix: to compare with a reference answer needs prompts.reference")
 
     def _check_learning(self) -> None:
+        transfer = self.learner.weight_transfer
+        if transfer != "object_store" and not (self.learner.resources.gpus and self.rollout.resources.gpus):
+            raise ValueError(
+                f"learner.weight_transfer={transfer} needs GPUs on both sides: set learner.resources.gpus and "
+                "rollout.resources.gpus, or take object_store"
+            )
         if not self.has_value_model and self.ppo.truncated == "bootstrap":
             raise ValueError(f"ppo.truncated=bootstrap needs a value model, and {self.policy.algorithm} has none")
         if not self.has_value_model and self.ppo.value_model == "trunk":

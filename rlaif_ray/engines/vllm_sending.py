@@ -5,7 +5,7 @@ They cut the stream into packed buffers of their own, so a bucket here is only w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -35,12 +35,12 @@ class BucketSource:
 
     def __init__(self, buckets: Buckets) -> None:
         self._buckets = buckets
-        self._metadata: list[Any] | None = None
+        self._metadata: list[Any] = []
 
     def metadata(self) -> list[Any]:
         from vllm.distributed.weight_transfer.base import ParamMeta
 
-        if self._metadata is None:
+        if not self._metadata:
             self._metadata = [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self]
         return self._metadata
 
@@ -49,11 +49,19 @@ class BucketSource:
             for name, tensor in bucket.items():
                 yield name, tensor.detach()
 
-    def largest(self) -> int:
-        """Bytes of the largest tensor."""
 
-        sizes: list[int] = [prod(meta.shape) * meta.dtype.itemsize for meta in self.metadata()]
-        return max(sizes)
+def receiver_infos(init_info: dict[str, Any], receivers: int) -> list[dict[str, Any]]:
+    """What each receiver is told when it is to meet the sender. vLLM's engine has one receiver in mind; ours are
+    engines of their own, and each needs a rank of its own in the group."""
+    if "rank_offset" not in init_info:
+        return [init_info] * receivers
+    return [{**init_info, "rank_offset": init_info["rank_offset"] + index} for index in range(receivers)]
+
+
+def buffer_bytes(metadata: Sequence[Any], bucket_bytes: int) -> int:
+    """Of a packed buffer: a bucket's, unless a tensor is larger. It must hold the largest whole."""
+    sizes: list[int] = [prod(meta.shape) * meta.dtype.itemsize for meta in metadata]
+    return max(bucket_bytes, *sizes)
 
 
 def trainer_engine(route: NcclRoute | IpcRoute, buckets: Buckets, client: Any, rank: int, bucket_bytes: int) -> Any:
@@ -64,8 +72,7 @@ def trainer_engine(route: NcclRoute | IpcRoute, buckets: Buckets, client: Any, r
     from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
     source = BucketSource(buckets)
-    # A packed buffer must hold the largest tensor whole.
-    packed = {"packed": True, "packed_buffer_size_bytes": max(bucket_bytes, source.largest())}
+    packed = {"packed": True, "packed_buffer_size_bytes": buffer_bytes(source.metadata(), bucket_bytes)}
     if isinstance(route, NcclRoute):
         info = NCCLTrainerInitInfo(route.host, route.port, 1 + route.receivers, rank=rank, **packed)
     else:

@@ -332,6 +332,8 @@ def test_every_pairing_but_random_and_active_may_ask_for_more_pairs_than_there_a
     [
         (["learner.offload=optimizer"], "learner.offload=optimizer needs learner.zero_stage of 1 or more"),
         (["learner.offload=all", "learner.zero_stage=2"], "needs learner.zero_stage of 3 or more"),
+        (["learner.weight_transfer=nccl"], "learner.weight_transfer=nccl needs GPUs on both sides"),
+        (["learner.weight_transfer=ipc", "learner.resources.gpus=0.5"], "learner.weight_transfer=ipc needs GPUs"),
         (["ppo.max_staleness=1", "ppo.old_logprobs=rollout"], "ppo.max_staleness needs ppo.old_logprobs=recompute"),
         (["policy.algorithm=rloo", "ppo.answers_per_prompt=2", "ppo.truncated=bootstrap"], "rloo has none"),
         (["policy.algorithm=grpo", "ppo.answers_per_prompt=2", "ppo.value_model=trunk"], "grpo has no value model"),

@@ -1,0 +1,77 @@
+"""Who is asked to send what, and what comes of weights that cannot come. Ray is not needed: handles are played."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from actors.rollout import RolloutPool
+from actors.weight_transfer import WeightSender, arriving, sent_by
+from rlaif_ray.records import WeightVersion
+from rlaif_ray.stages import WeightMismatch
+
+
+def handle(calls: list[Any], name: str, *methods: str) -> Any:
+    """Plays an actor's handle that notes what it is asked."""
+
+    def remote(method: str) -> Callable[..., asyncio.Future[None]]:
+        def ask(*args: Any) -> asyncio.Future[None]:
+            calls.append((name, method, *args))
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            done.set_result(None)
+            return done
+
+        return ask
+
+    return SimpleNamespace(**{method: SimpleNamespace(remote=remote(method)) for method in methods})
+
+
+def version(number: int, fingerprint: str) -> WeightVersion:
+    return WeightVersion(number, fingerprint, (), (), ())
+
+
+async def test_all_ranks_send_to_all_replicas_which_then_prove_what_they_got() -> None:
+    calls: list[Any] = []
+    replicas = [handle(calls, f"replica {index}", "load", "finish_load") for index in range(2)]
+    ranks = [handle(calls, f"rank {index}", "send_weights") for index in range(2)]
+    pool = object.__new__(RolloutPool)
+    pool._replicas, pool._version = replicas, None
+    first = sent_by(version(1, "a"), ranks)
+    await pool.load(first)
+    assert calls == [
+        ("rank 0", "send_weights", replicas),
+        ("rank 1", "send_weights", replicas),
+        ("replica 0", "finish_load", first),
+        ("replica 1", "finish_load", first),
+    ]
+    # The same bytes under another number are not sent again.
+    calls.clear()
+    second = sent_by(version(2, "a"), ranks)
+    await pool.load(second)
+    assert calls == [("replica 0", "load", second), ("replica 1", "load", second)]
+
+
+async def test_weights_that_are_sent_do_not_come_to_one_replica_alone() -> None:
+    with pytest.raises(WeightMismatch, match="version 7, and weights that are sent over a GPU come to all"):
+        async for _ in arriving(sent_by(version(7, "a"), [])):
+            pass
+
+
+def test_every_rank_goes_through_all_buckets_but_only_the_first_publishes() -> None:
+    gathered = []
+
+    def buckets() -> Any:
+        for name in ("a", "b"):
+            gathered.append(name)
+            yield {}
+
+    assert WeightSender(buckets, "nccl", rank=1, bucket_bytes=1).publish() is None
+    assert gathered == ["a", "b"]
+    published = WeightSender(buckets, "nccl", rank=0, bucket_bytes=1).publish()
+    assert published is not None
+    assert published.weights == ()
+    assert gathered == ["a", "b"] * 2
