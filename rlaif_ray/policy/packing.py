@@ -91,7 +91,9 @@ class Ragged:
 def attend_packed(model: Any) -> None:
     """Have a transformers model keep packed sequences apart, in place. Raises ValueError for one that cannot."""
     model.set_attn_implementation(PACKED)
-    if model.config._attn_implementation != PACKED or getattr(model.config, "attn_logit_softcapping", None):
+    softcaps = getattr(model.config, "attn_logit_softcapping", None)
+    # A state-space layer, as Mamba's, would carry its state from one sequence into the next.
+    if model.config._attn_implementation != PACKED or softcaps or model._is_stateful:
         raise ValueError(f"{type(model).__name__} cannot keep packed sequences apart")
 
 

@@ -137,6 +137,7 @@ def test_a_new_value_head_says_nothing_of_any_state() -> None:
     [
         transformers.BloomConfig(vocab_size=50, hidden_size=32, n_layer=1, n_head=4),
         transformers.Gemma2Config(**SIZES, head_dim=8, bos_token_id=1, eos_token_id=2, pad_token_id=0),
+        transformers.MambaConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1),
     ],
 )
 def test_a_model_that_cannot_keep_sequences_apart_is_refused(config: transformers.PretrainedConfig) -> None:
