@@ -39,7 +39,8 @@ def validation_figure(rows: Sequence[MetricsRow], summary: Summary) -> Figure | 
             "x": [step for step, _ in chosen],
             "y": [value for _, value in chosen],
             "text": [f"taken: {step:,}" for step, _ in chosen],
-            "textposition": "top center",
+            # Beside the interval, and within the panel.
+            "textposition": ["top right" if 2 * step < points[-1][0] else "top left" for step, _ in chosen],
             "marker": {"color": SECOND, "size": 13, "symbol": "diamond"},
         },
     ]
