@@ -21,7 +21,7 @@ def ours(directory: Path, name: str, config: RunConfig, *, block: int | None = N
     command = [sys.executable, "-m", "scripts.benchmarks.ppo.ours_contender", str(directory), str(path)]
     if block is not None:
         command += ["--block", str(block)]
-    return Contender(command, {}, directory / f"{name}.log")
+    return Contender(command, {"RAY_AUTH_MODE": "disabled"}, directory / f"{name}.log")
 
 
 def trl(python: Path, directory: Path, workload: Workload, lengths: Lengths, dtype: Dtype, threads: int) -> Contender:

@@ -10,7 +10,7 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +135,7 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
     def __str__(self) -> str:
-        return f"{self.median:.2f} [{self.least:.2f} to {self.most:.2f}]"
+        return f"{self.median:.3g} [{self.least:.3g} to {self.most:.3g}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,32 +159,26 @@ class Rounds:
 
 
 def play(contenders: Mapping[str, Contender], rounds: int, *, most_foreign: float = MOST_FOREIGN) -> Rounds:
-    """Warm up in a round of turns, then take turns until `rounds` were undisturbed. Raises RuntimeError where as many
-    again were disturbed."""
+    """Start the contenders, one after the other's first turn, which does not count; then take turns until `rounds` were
+    undisturbed. Raises RuntimeError where more than as many again were disturbed."""
+    kept: dict[str, list[Turn]] = {name: [] for name in contenders}
+    rejected = 0
     with ExitStack() as stack:
-        for contender in contenders.values():
+        for name, contender in contenders.items():
             stack.enter_context(contender)
-        kept: dict[str, list[Turn]] = {name: [] for name in contenders}
-        rejected = 0
-        for number, turns in enumerate(_rounds(contenders)):
+            print(f"  warm-up: {name} {contender.take().seconds:.2f} s", flush=True)
+        while len(next(iter(kept.values()))) < rounds:
+            turns = {name: contender.take() for name, contender in contenders.items()}
             disturbed = max(turn.foreign for turn in turns.values()) > most_foreign
-            verdict = "warm-up" if number == 0 else "disturbed" if disturbed else "counts"
             figures = ", ".join(
                 f"{name} {turn.seconds:.2f} s ({turn.foreign:.0%} foreign)" for name, turn in turns.items()
             )
-            print(f"  round {number}: {figures}: {verdict}", flush=True)
-            if number > 0 and disturbed:
+            print(f"  {figures}{': disturbed' if disturbed else ''}", flush=True)
+            if disturbed:
                 rejected += 1
-            elif number > 0:
+                if rejected > rounds:
+                    raise RuntimeError(f"{rejected} rounds were disturbed by other work on this machine")
+            else:
                 for name, turn in turns.items():
                     kept[name].append(turn)
-            if all(len(turns) == rounds for turns in kept.values()):
-                return Rounds(kept, rejected)
-            if rejected > rounds:
-                raise RuntimeError(f"{rejected} rounds were disturbed by other work on this machine")
-    raise AssertionError
-
-
-def _rounds(contenders: Mapping[str, Contender]) -> Iterator[dict[str, Turn]]:
-    while True:
-        yield {name: contender.take() for name, contender in contenders.items()}
+    return Rounds(kept, rejected)

@@ -43,7 +43,7 @@ def test_ratios_are_of_pairs_and_not_of_medians() -> None:
     assert rounds.spread("ours", "tokens") == Spread(20, 10, 60)
 
 
-def test_the_first_round_warms_up_and_all_take_as_many_turns(tmp_path: Path) -> None:
+def test_the_first_turns_warm_up_and_all_take_as_many(tmp_path: Path) -> None:
     rounds = play({"one": counting(6, tmp_path), "other": counting(12, tmp_path)}, rounds=2, most_foreign=math.inf)
     assert [turn.seconds for turn in rounds.turns["one"]] == [2.0, 3.0]
     assert [turn.rate for turn in rounds.turns["other"]] == [6.0, 4.0]
