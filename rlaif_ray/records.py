@@ -129,10 +129,10 @@ class Scores:
 class WeightVersion:
     """Weights to serve (learner -> rollout replicas).
 
-    `weights` is a directory of safetensors, or a reference to a mapping of parameter names to arrays.
-    `fingerprint` is the SHA-256 of names, shapes, types and bytes; `canary_logprobs` are the log-probabilities
-    that these weights give to the tokens of `canary_tokens` after the first, so that a replica can prove that it
-    *serves* what it received.
+    `weights` is a directory of safetensors, references to buckets (`WeightBucket`), or the ranks that send them.
+    `fingerprint` is of names, shapes, types and bytes; `canary_logprobs` are the log-probabilities that these weights
+    give to the tokens of `canary_tokens` after the first, so that a replica can prove that it *serves* what it
+    received.
     """
 
     number: int

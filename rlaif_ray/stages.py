@@ -40,7 +40,8 @@ class RolloutStage(Protocol):
     """Draws answers from the policy."""
 
     async def load(self, version: WeightVersion) -> None:
-        """Serve these weights on every replica. Raises WeightMismatch when a replica does not prove that it does."""
+        """Serve these weights on every replica. Answers that are being drawn are finished before, or go on under the
+        new weights, as the stage was told. Raises WeightMismatch when a replica does not prove that it serves them."""
 
     def generate(self, requests: Sequence[SampleRequest]) -> Shards[Rollouts]:
         """Start drawing one answer a request; returns at once."""
