@@ -159,7 +159,7 @@ def doctor(config: ConfigPath, overrides: Overrides = None) -> None:
 
     settings = load_config(config, overrides or ())
     nodes, plan = _nodes(), actor_plan(settings)
-    found = obstacles(settings, plan, nodes)
+    found = obstacles(plan, nodes)
     show(page(nodes, plan, loads(plan, nodes), sharing(plan, nodes), cautions(settings, plan, nodes), found))
     if found:
         raise typer.Exit(2)

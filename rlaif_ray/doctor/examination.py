@@ -58,9 +58,9 @@ def sharing(plan: Sequence[ActorGroup], nodes: Sequence[Node]) -> str:
     )
 
 
-def obstacles(config: RunConfig, plan: Sequence[ActorGroup], nodes: Sequence[Node]) -> list[str]:
+def obstacles(plan: Sequence[ActorGroup], nodes: Sequence[Node]) -> list[str]:
     """Why the run cannot go on here, each in one sentence that names the key; none where it can."""
-    return [*_too_large(plan, nodes), *_too_many(plan, nodes), *_transfer(config)]
+    return [*_too_large(plan, nodes), *_too_many(plan, nodes)]
 
 
 def cautions(config: RunConfig, plan: Sequence[ActorGroup], nodes: Sequence[Node]) -> list[str]:
@@ -115,14 +115,3 @@ def _too_many(plan: Sequence[ActorGroup], nodes: Sequence[Node]) -> list[str]:
                     f"lower {' or '.join(one.key for one, part in zip(held, granted, strict=True) if part)}"
                 )
     return found
-
-
-def _transfer(config: RunConfig) -> list[str]:
-    transfer, lacking = config.learner.weight_transfer, []
-    if config.policy.algorithm != "dpo" and transfer != "object_store":
-        groups = {"learner": config.learner.resources, "rollout": config.rollout.resources}
-        lacking = [f"{key}.resources.gpus" for key, resources in groups.items() if not resources.gpus]
-    return [
-        f"learner.weight_transfer={transfer} goes between GPUs, and {key} is 0; raise it, or set object_store"
-        for key in lacking
-    ]
