@@ -74,7 +74,7 @@ class DeepSpeedEngine:
             optimizer=optimizer,
             lr_scheduler=scheduler,
             dist_init_required=False,
-            config=deepspeed_config(stage, settings.dtype, settings.offload)
+            config=deepspeed_config(stage, settings.dtype, settings.offload, trains=True)
             | {
                 "gradient_clipping": 0.0 if self._clips_here else settings.max_grad_norm,
                 "zero_allow_untested_optimizer": True,

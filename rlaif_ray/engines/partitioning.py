@@ -34,11 +34,11 @@ def attached_deepspeed() -> Any:
     return deepspeed
 
 
-def deepspeed_config(stage: int, dtype: Dtype, offload: Offload) -> dict[str, Any]:
-    """DeepSpeed's settings for a model, as a training one extends them."""
+def deepspeed_config(stage: int, dtype: Dtype, offload: Offload, *, trains: bool) -> dict[str, Any]:
+    """DeepSpeed's settings for a model; an engine that trains it adds those of its optimizer."""
     zero: dict[str, Any] = {"stage": stage}
     host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    if offload != "none":
+    if trains and offload != "none":
         zero["offload_optimizer"] = host
     if offload == "all":
         zero["offload_param"] = host
@@ -60,7 +60,7 @@ def partitioned_loading(dtype: Dtype, offload: Offload) -> Iterator[None]:
     attached_deepspeed()
     declare: Any = integration.HfDeepSpeedConfig
     # transformers holds it by a weak reference, and divides as long as it is there.
-    kept = declare(deepspeed_config(3, dtype, "all" if offload == "all" else "none"))
+    kept = declare(deepspeed_config(3, dtype, offload, trains=False))
     try:
         yield
     finally:
@@ -69,9 +69,7 @@ def partitioned_loading(dtype: Dtype, offload: Offload) -> Iterator[None]:
 
 def partitioned_for_inference(model: nn.Module, dtype: Dtype, offload: Offload) -> nn.Module:
     """A model that is never trained, divided between the ranks. Every rank must call it, and run it in step."""
-    config = deepspeed_config(3, dtype, "none")
-    if offload == "all":
-        config["zero_optimization"]["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    config = deepspeed_config(3, dtype, offload, trains=False)
     engine, *_ = attached_deepspeed().initialize(model=model, dist_init_required=False, config=config)
     divided: nn.Module = engine.module
     return divided.eval()
