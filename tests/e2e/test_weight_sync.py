@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -192,6 +194,21 @@ async def test_a_load_waits_for_the_answers_that_are_being_drawn(model: Path, po
         np.testing.assert_array_equal(rollouts.token_versions, 1)
     for rollouts in await asyncio.gather(*pool.generate(requests(64))):
         np.testing.assert_array_equal(rollouts.token_versions, 2)
+
+
+async def test_a_replica_that_is_killed_comes_back_with_the_weights_that_are_wanted(
+    model: Path, pool: RolloutPool
+) -> None:
+    two = published(model, moved(read_weights(model), 0.05), 2)
+    await pool.load(two)
+    undisturbed = await asyncio.gather(*pool.generate(requests(64)))
+    pid = await pool._replicas[1].__ray_call__.remote(lambda worker: os.getpid())
+    shards = pool.generate(requests(64))
+    os.kill(pid, signal.SIGKILL)
+    for before, after in zip(undisturbed, await asyncio.gather(*shards), strict=True):
+        np.testing.assert_array_equal(after.token_versions, 2)
+        np.testing.assert_array_equal(after.answer_tokens, before.answer_tokens)
+        np.testing.assert_array_equal(after.logprobs, before.logprobs)
 
 
 async def test_answers_that_are_kept_go_on_under_new_weights_and_say_so(model: Path) -> None:
