@@ -218,21 +218,17 @@ def served(version: WeightVersion) -> dict[str, Any]:
     return {name: array for bucket in ray.get(list(version.weights)) for name, array in bucket.tensors()}
 
 
-async def test_with_learning_rate_0_nothing_is_expected_to_move(models: tuple[Path, Path], tmp_path: Path) -> None:
+async def test_with_learning_rate_0_nothing_is_expected_to_move_and_answers_that_are_too_old_are_refused(
+    models: tuple[Path, Path], tmp_path: Path
+) -> None:
     async with learner(config(Variant(algorithm="grpo"), learning_rate=0.0), models, tmp_path) as group:
         first = await group.publish()
         measured = await step(group, 0)
         second = await group.publish()
+        with pytest.raises(ray.exceptions.RayTaskError, match=r"more than ppo\.max_staleness=0 behind"):
+            await step(group, 1)
     assert second.fingerprint == first.fingerprint
     assert measured[metrics.POLICY_GRADIENT_NORM] > 0
-
-
-async def test_answers_of_weights_that_are_too_old_are_refused(models: tuple[Path, Path], tmp_path: Path) -> None:
-    async with learner(config(Variant(algorithm="grpo")), models, tmp_path) as group:
-        for _ in range(2):
-            await group.publish()
-        with pytest.raises(ray.exceptions.RayTaskError, match=r"more than ppo\.max_staleness=0 behind"):
-            await step(group, 0)
 
 
 async def test_a_model_that_does_not_move_and_a_checkpoint_that_changed_stop_the_run(
