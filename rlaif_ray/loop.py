@@ -59,7 +59,7 @@ async def train_on_policy(
             load_seconds = await training.load(version)
             batch = training.draw(requests(iteration))
             version, metrics = await training.step(iteration, batch)
-            training.tell(iteration, start, {**metrics, LOAD_SECONDS: load_seconds})
+            await training.finish(iteration, start, {**metrics, LOAD_SECONDS: load_seconds})
 
 
 async def train_overlapped(
@@ -91,7 +91,7 @@ async def train_overlapped(
             for later in islice(to_draw, 1):
                 load_seconds = await training.load(version)
                 ahead.append(training.draw(requests(later)))
-            training.tell(iteration, start, {**metrics, LOAD_SECONDS: load_seconds})
+            await training.finish(iteration, start, {**metrics, LOAD_SECONDS: load_seconds})
 
 
 _Batch: TypeAlias = tuple[Shards[Rollouts], Shards[Scores]]
@@ -149,7 +149,7 @@ class _Training:
         return rollouts, self.stages.reward.score(rollouts)
 
     async def step(self, iteration: int, batch: _Batch) -> tuple[WeightVersion, Mapping[str, float]]:
-        """Learn from a batch, publish, and checkpoint when that is due."""
+        """Learn from a batch and publish."""
         self.watching.begin(iteration, *batch)
         metrics = await self.stages.learner.step(iteration, *batch)
         stepped = time.monotonic()
@@ -157,15 +157,16 @@ class _Training:
         published = time.monotonic()
         self.unsaved = iteration
         await self.on_published(iteration, version)
+        return version, {**metrics, PUBLISH_SECONDS: published - stepped}
+
+    async def finish(self, iteration: int, start: float, metrics: Mapping[str, float]) -> None:
+        """Tell of an iteration that began at `start` and of the watches that are done, and checkpoint when that is due:
+        what a checkpoint holds has been told."""
+        self.on_iteration(iteration, {**metrics, ITERATION_SECONDS: time.monotonic() - start})
+        self.watching.report()
         if iteration % self.checkpoint_every == self.checkpoint_every - 1 or iteration == self.iterations[-1]:
             await self.stages.learner.checkpoint(iteration)
             self.unsaved = None
-        return version, {**metrics, PUBLISH_SECONDS: published - stepped}
-
-    def tell(self, iteration: int, start: float, metrics: Mapping[str, float]) -> None:
-        """Of an iteration that began at `start`, and of the watches that are done."""
-        self.on_iteration(iteration, {**metrics, ITERATION_SECONDS: time.monotonic() - start})
-        self.watching.report()
 
 
 @dataclass(slots=True)

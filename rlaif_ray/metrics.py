@@ -128,7 +128,7 @@ GENERATE_SECONDS: Final = _define("generate_seconds", "s", "time to draw the bat
 SCORE_SECONDS: Final = _define("score_seconds", "s", "time to score the batch")
 LEARN_SECONDS: Final = _define("learn_seconds", "s", "time of the learner's optimizer steps")
 PUBLISH_SECONDS: Final = _define("publish_seconds", "s", "time to write the new weights out")
-ITERATION_SECONDS: Final = _define("iteration_seconds", "s", "time of the whole iteration")
+ITERATION_SECONDS: Final = _define("iteration_seconds", "s", "time of the iteration, without its checkpoint")
 
 METRICS: Final[Mapping[str, Metric]] = MappingProxyType(_defined)
 

@@ -38,8 +38,8 @@ def assemble(rollouts: Sequence[Rollouts], scores: Sequence[Scores], *, stalenes
     """One batch of the shards, in their order.
 
     Raises ValueError when scores do not belong to the rollouts row by row, when tokens were drawn by weights more than
-    `staleness` versions apart, when an answer is empty, when a log-probability is missing, or when shards are scored by
-    different sources.
+    `staleness` versions apart, when one version has two fingerprints, when an answer is empty, when a log-probability
+    is missing, or when shards are scored by different sources.
     """
     if not rollouts or len(rollouts) != len(scores):
         raise ValueError(f"{len(rollouts)} shards of rollouts but {len(scores)} of scores")
@@ -56,6 +56,8 @@ def assemble(rollouts: Sequence[Rollouts], scores: Sequence[Scores], *, stalenes
         raise ValueError(
             f"rollouts of one batch come from different weights: versions {versions.min()} to {versions.max()}"
         )
+    if len({(shard.version, shard.fingerprint) for shard in rollouts}) > len({shard.version for shard in rollouts}):
+        raise ValueError("rollouts of one version carry different fingerprints: they come from different weights")
     values = np.concatenate([shard.values for shard in scores])
     scored = np.concatenate([shard.valid for shard in scores])
     if not np.isfinite(values[scored]).all():

@@ -175,8 +175,8 @@ def _write(path: Path, layout: Layout, gaps: Sequence[Gap], figures: Sequence[Fi
 
 
 def _show(figures: Sequence[Figures]) -> None:
-    console = Console(width=140)
-    table = Table("scenario", "times TRL", "ours, s", "TRL, s", "ours, tokens/s", "TRL, tokens/s", "foreign, at most")
+    console = Console(width=160)
+    table = Table("scenario", "times TRL", "ours, s", "TRL, s", "tokens/s", "TRL's", "foreign", title="A PPO iteration")
     for row in figures:
         table.add_row(
             row.scenario,

@@ -44,6 +44,12 @@ def test_a_batch_may_be_of_several_versions_where_that_is_allowed() -> None:
         assemble([stale], [SCORES])
 
 
+def test_weights_of_one_version_have_one_fingerprint() -> None:
+    other = dataclasses.replace(ROLLOUTS, fingerprint="y")
+    with pytest.raises(ValueError, match="different fingerprints"):
+        assemble([ROLLOUTS, other], [SCORES, SCORES])
+
+
 def test_groups_and_parts_of_the_reward_go_along_over_shards() -> None:
     other, scores = scored_rollouts(4, seed=1)
     parts = {"rule": np.arange(4, dtype=np.float32)}
