@@ -20,6 +20,9 @@ from torch import Tensor, nn
 PACKED: Final = "packed"
 """The name of this attention among those of transformers."""
 
+_SHORT = 192
+"""In bfloat16 on a CPU plain matrix products are faster than torch's fused kernel up to about here: 2.8 times at 96."""
+
 
 @dataclass(frozen=True, slots=True)
 class PackedInputs:
@@ -142,16 +145,19 @@ def packed_attention(
         place = slice(start, start + size * count)
         start += size * count
         one, two, three = (_as_rows(part[:, :, place], count) for part in (query, key, value))
-        banded = sliding_window is not None and size > sliding_window
-        attended = nn.functional.scaled_dot_product_attention(
-            one,
-            two,
-            three,
-            attn_mask=_band(size, sliding_window or size, query.device) if banded else None,
-            is_causal=not banded,
-            scale=scaling,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
+        window = min(sliding_window or size, size)
+        if query.dtype == torch.bfloat16 and query.device.type == "cpu" and size <= _SHORT:
+            attended = _attend_plainly(one, two, three, _band(size, window, query.device), scaling)
+        else:
+            attended = nn.functional.scaled_dot_product_attention(
+                one,
+                two,
+                three,
+                attn_mask=_band(size, window, query.device) if window < size else None,
+                is_causal=window == size,
+                scale=scaling,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
         outputs.append(attended.transpose(1, 2).reshape(rows, count * size, query.shape[1], -1))
     return torch.cat(outputs, dim=1), None
 
@@ -160,6 +166,15 @@ def _as_rows(part: Tensor, count: int) -> Tensor:
     """(B, heads, count * size, D) to (B * count, heads, size, D)."""
     rows, heads, length, width = part.shape
     return part.reshape(rows, heads, count, length // count, width).transpose(1, 2).flatten(0, 1)
+
+
+def _attend_plainly(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scaling: float | None) -> Tensor:
+    """softmax(Q K' / sqrt D) V over what is `seen` (T, T), the softmax in float32."""
+    heads = query.shape[1] // key.shape[1]
+    key, value = (part.repeat_interleave(heads, 1) if heads > 1 else part for part in (key, value))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = (query @ key.transpose(-1, -2)).float() * scale
+    return scores.masked_fill(~seen, -torch.inf).softmax(-1).to(value.dtype) @ value
 
 
 def _band(size: int, window: int, device: torch.device) -> Tensor:

@@ -7,6 +7,7 @@ tied embedding of the stop token reads it, so that the token has the probability
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -166,14 +167,7 @@ def run_config(directory: Path, workload: Workload, *, dtype: Dtype, layout: Lay
 def chance_of_ending(limit: int) -> float:
     """The chance p, a token, by which answers of at most `limit` tokens have half of that on average:
     (1 - (1 - p)^limit) / p = limit / 2."""
-    low, high = 1e-9, 1.0
-    while high - low > 1e-9:
-        chance = (low + high) / 2
-        if (1 - (1 - chance) ** limit) / chance > limit / 2:
-            low = chance
-        else:
-            high = chance
-    return low
+    return _solve(lambda chance: -(1 - (1 - chance) ** limit) / chance, -limit / 2, 1e-9, 1.0)
 
 
 def _end_with(policy: Any, stop: int, pad: int, chance: float) -> None:
@@ -183,15 +177,25 @@ def _end_with(policy: Any, stop: int, pad: int, chance: float) -> None:
     embedding = policy.get_input_embeddings().weight
     with torch.no_grad():
         embedding[:, 0] = _CONSTANT
+        embedding[[stop, pad]] = 0
         embedding[[stop, pad], 0] = _NEVER
         for layer in policy.model.layers:
             layer.self_attn.o_proj.weight[0] = 0
             layer.mlp.down_proj.weight[0] = 0
         if chance > 0:
-            tokens = torch.randint(SPECIAL_TOKENS, len(embedding), (8, policy.config.max_position_embeddings))
-            states = policy.model(tokens).last_hidden_state.flatten(0, 1)
+            tokens = torch.randint(SPECIAL_TOKENS, len(embedding), (16, policy.config.max_position_embeddings))
+            states = policy.model(tokens).last_hidden_state
             others = (states @ embedding.T).logsumexp(-1)
-            embedding[stop, 0] = 0
-            # log(p / (1 - p)) is what the stop token's logit should be above all others together.
-            wanted = others - states @ embedding[stop] + float(np.log(chance / (1 - chance)))
-            embedding[stop, 0] = (wanted / states[:, 0]).mean()
+
+            def chance_at(level: float) -> float:
+                return float((level * states[..., 0] - others).sigmoid().mean())
+
+            embedding[stop, 0] = _solve(chance_at, chance, _NEVER, -_NEVER)
+
+
+def _solve(rising: Callable[[float], float], wanted: float, low: float, high: float) -> float:
+    """Where a rising function has the value that is wanted, by bisection."""
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if rising(middle) < wanted else (low, middle)
+    return low

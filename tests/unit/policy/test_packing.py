@@ -146,6 +146,25 @@ def test_a_model_that_cannot_keep_sequences_apart_is_refused(config: transformer
         attend_packed(model)
 
 
+@pytest.mark.parametrize(("heads", "window"), [(4, None), (2, 3)])
+def test_short_sequences_in_bfloat16_attend_as_in_float32(heads: int, window: int | None) -> None:
+    """To rounding, in values and gradients, with fewer key heads and with a window."""
+    torch.manual_seed(0)
+    states = [torch.randn(1, count, 12, 8) for count in (4, heads, heads)]
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        query, key, value = (part.detach().to(dtype).requires_grad_() for part in states)
+        attended, _ = packed_attention(
+            nn.Identity(), query, key, value, None, sliding_window=window, sequence_lengths=(5, 5, 2)
+        )
+        attended.float().square().sum().backward()
+        results.append([attended, query.grad, key.grad, value.grad])
+    for exact, rounded in zip(*results, strict=True):
+        assert rounded is not None
+        assert rounded.dtype == torch.bfloat16
+        torch.testing.assert_close(rounded.float(), exact, rtol=0.05, atol=0.05)
+
+
 def test_attention_that_it_does_not_know_is_refused() -> None:
     states = torch.zeros(1, 2, 3, 4)
     with pytest.raises(ValueError, match="sinks"):
