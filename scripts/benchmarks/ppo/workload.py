@@ -70,6 +70,14 @@ def write_workload(directory: Path, workload: Workload, lengths: Lengths, seed: 
     logs.disable_progress_bar()
     words = [f"w{number:05}" for number in range(workload.vocabulary - SPECIAL_TOKENS)]
     tokenizer = scratch_tokenizer(words)
+    random = np.random.default_rng(seed)
+    prompts = [
+        Prompt(str(row), " ".join(random.choice(words, workload.prompt_tokens - 2))) for row in range(workload.prompts)
+    ]
+    rows = [
+        {"id": prompt.id, "text": prompt.content, "input_ids": encode_prompt(tokenizer, prompt)} for prompt in prompts
+    ]
+    (directory / "prompts.json").write_text(json.dumps(rows))
     settings: Any = transformers.Qwen2Config
     config = settings(
         vocab_size=workload.vocabulary,
@@ -91,7 +99,9 @@ def write_workload(directory: Path, workload: Workload, lengths: Lengths, seed: 
     torch.manual_seed(seed)
     policy = build_policy(config).eval()
     chance = 0.0 if lengths == "fixed" else chance_of_ending(workload.answer_tokens)
-    _end_with(policy, tokenizer.eos_token_id, tokenizer.pad_token_id, chance)
+    answers = torch.randint(SPECIAL_TOKENS, workload.vocabulary, (workload.prompts, workload.answer_tokens))
+    sequences = torch.cat([torch.tensor(prompt_tokens(directory)), answers], 1)
+    _end_with(policy, tokenizer.eos_token_id, tokenizer.pad_token_id, chance, sequences)
     reward = build_reward(config).eval()
     for name, model in (("policy", policy), ("reward", reward)):
         model.save_pretrained(directory / name)
@@ -102,14 +112,6 @@ def write_workload(directory: Path, workload: Workload, lengths: Lengths, seed: 
     policy.save_pretrained(directory / "reference")
     tokenizer.save_pretrained(directory / "reference")
     RewardNormalisation(mean=0.0, std=1.0, count=1).save(directory / "reward")
-    random = np.random.default_rng(seed)
-    prompts = [
-        Prompt(str(row), " ".join(random.choice(words, workload.prompt_tokens - 2))) for row in range(workload.prompts)
-    ]
-    rows = [
-        {"id": prompt.id, "text": prompt.content, "input_ids": encode_prompt(tokenizer, prompt)} for prompt in prompts
-    ]
-    (directory / "prompts.json").write_text(json.dumps(rows))
 
 
 def read_prompts(directory: Path) -> list[Prompt]:
@@ -170,8 +172,8 @@ def chance_of_ending(limit: int) -> float:
     return _solve(lambda chance: -(1 - (1 - chance) ** limit) / chance, -limit / 2, 1e-9, 1.0)
 
 
-def _end_with(policy: Any, stop: int, pad: int, chance: float) -> None:
-    """Have the policy draw `stop` with this probability, and never `pad`."""
+def _end_with(policy: Any, stop: int, pad: int, chance: float, sequences: Any) -> None:
+    """Have the policy draw `stop` with this probability on average over `sequences` (N, L), and never `pad`."""
     import torch
 
     embedding = policy.get_input_embeddings().weight
@@ -183,8 +185,7 @@ def _end_with(policy: Any, stop: int, pad: int, chance: float) -> None:
             layer.self_attn.o_proj.weight[0] = 0
             layer.mlp.down_proj.weight[0] = 0
         if chance > 0:
-            tokens = torch.randint(SPECIAL_TOKENS, len(embedding), (16, policy.config.max_position_embeddings))
-            states = policy.model(tokens).last_hidden_state
+            states = policy.model(sequences).last_hidden_state
             others = (states @ embedding.T).logsumexp(-1)
 
             def chance_at(level: float) -> float:

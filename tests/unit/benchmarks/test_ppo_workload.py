@@ -38,8 +38,10 @@ def test_the_policy_ends_answers_as_often_as_it_should(workload: tuple[Path, Len
     directory, lengths = workload
     policy = AutoModelForCausalLM.from_pretrained(directory / "policy")
     tokenizer = AutoTokenizer.from_pretrained(directory / "policy")
+    prompts = torch.tensor(prompt_tokens(directory))
+    answers = torch.randint(5, TINY.vocabulary, (TINY.prompts, TINY.answer_tokens))
     with torch.no_grad():
-        chances = policy(torch.tensor(prompt_tokens(directory))).logits.softmax(-1).mean(dim=(0, 1))
+        chances = policy(torch.cat([prompts, answers], 1)).logits.softmax(-1).mean(dim=(0, 1))
     wanted = 0.0 if lengths == "fixed" else chance_of_ending(TINY.answer_tokens)
     assert float(chances[tokenizer.eos_token_id]) == pytest.approx(wanted, rel=0.1)
     assert float(chances[tokenizer.pad_token_id]) == 0.0
