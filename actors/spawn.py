@@ -34,7 +34,7 @@ def spawn(
         "name": name,
         "num_cpus": resources.cpus,
         "num_gpus": resources.gpus,
-        "runtime_env": {"env_vars": thread_environment(resources)},
+        "runtime_env": {"env_vars": process_environment(resources)},
     }
     if restarts:
         options |= {"max_restarts": -1, "max_task_retries": -1}
@@ -69,7 +69,15 @@ def shared(cls: type, name: str, *, args: tuple[Any, ...], concurrency: int = 1,
     )
 
 
-def thread_environment(resources: ActorResources) -> dict[str, str]:
-    """Environment variables that hold an actor to its threads."""
+def process_environment(resources: ActorResources) -> dict[str, str]:
+    """Environment variables that hold an actor to its threads, and let it keep up to a GiB of freed memory: tensors of
+    one shape come and go in every step, and pages that went back to the system would have to be cleared anew."""
     threads = str(resources.threads)
-    return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+    return {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "MALLOC_TRIM_THRESHOLD_": str(2**30),
+        # The largest that glibc takes; to set one of the two ends its own search for the other.
+        "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import ray
 
-from actors.spawn import thread_environment
+from actors.spawn import process_environment
 from rlaif_ray.config import FitConfig, RunConfig, UserError
 from rlaif_ray.metrics import DPO, REWARD, REWARD_PRETRAINING, SFT, MetricsLog
 from rlaif_ray.records import Demonstration, LabelledPair, RewardData, RewardFit
@@ -155,7 +155,7 @@ def _fit(job: _Job, config: FitConfig, checkpoints: Path) -> Any:
             storage_path=str(checkpoints),
             # A lost worker costs one more start: training is the same from its beginning, and short.
             failure_config=FailureConfig(max_failures=_RESTARTS),
-            worker_runtime_env={"env_vars": thread_environment(resources)},
+            worker_runtime_env={"env_vars": process_environment(resources)},
         ),
     )
     value = trainer.fit().return_value

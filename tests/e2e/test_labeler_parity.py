@@ -12,7 +12,7 @@ import ray
 from small_chat_model import write_chat_model
 from vllm_server import vllm_server
 
-from actors.spawn import thread_environment
+from actors.spawn import process_environment
 from rlaif_ray.config import ActorResources, EndpointConfig
 from rlaif_ray.engines.vllm_labeler import VllmLabeler
 from rlaif_ray.judge.asking.ladder import read_choice, read_confined
@@ -52,7 +52,7 @@ def both(tmp_path_factory: pytest.TempPathFactory, local_ray: None, monkeypatch_
         served = asyncio.run(_ask_server(url))
     labeler = (
         ray.remote(VllmLabeler)
-        .options(runtime_env={"env_vars": thread_environment(ActorResources(cpus=1))})
+        .options(runtime_env={"env_vars": process_environment(ActorResources(cpus=1))})
         .remote(str(model), threads=1, max_context_tokens=4096, gpu_memory_utilization=0.5, trust_remote_code=False)
     )
     local = ray.get(labeler.complete.remote(ASKED))

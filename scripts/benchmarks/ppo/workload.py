@@ -157,6 +157,8 @@ def run_config(directory: Path, workload: Workload, *, dtype: Dtype, layout: Lay
                 "prompts_per_iteration": workload.prompts,
                 "minibatch_size": workload.minibatch,
                 "epochs": 1,
+                # What a minibatch needs: on a CPU a larger pack leaves the caches for nothing.
+                "micro_batch_tokens": workload.minibatch * (workload.prompt_tokens + workload.answer_tokens),
                 "learning_rate": workload.learning_rate,
                 "value_learning_rate": workload.learning_rate,
                 "adam_epsilon": 1e-8,
