@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from rlaif_ray.config import RunConfig
+from actors.spawn import process_environment
+from rlaif_ray.config import ActorResources, RunConfig
 from rlaif_ray.engines.training import Dtype
 from scripts.benchmarks.ppo.turns import Contender
 from scripts.benchmarks.ppo.workload import Lengths, Workload
@@ -35,11 +36,11 @@ def trl(python: Path, directory: Path, workload: Workload, lengths: Lengths, dty
 
 
 def raw(kind: Literal["vllm", "torch"], directory: Path, config: RunConfig, threads: int) -> Contender:
-    """A bare engine, or a plain loop, for what the config says."""
+    """A bare engine, or a plain loop, for what the config says, in the environment that an actor has."""
     path = directory / f"{kind}.json"
     path.write_text(config.model_dump_json())
     command = [sys.executable, "-m", "scripts.benchmarks.ppo.raw_contender", kind, str(directory), str(path)]
-    return Contender(command, {"OMP_NUM_THREADS": str(threads)}, directory / f"{kind}.log")
+    return Contender(command, process_environment(ActorResources(threads=threads)), directory / f"{kind}.log")
 
 
 def trl_settings(workload: Workload, lengths: Lengths) -> dict[str, Any]:
