@@ -121,6 +121,10 @@ def test_the_summary_has_every_figure(demo: Demo) -> None:
         "reward.accuracy_on_human_labels",  # there is one source of labels
         "reward.accuracy_on_ai_labels",
         "reward.mean_disagreement",  # and one reward model
+        "policy.judge_cost_usd",  # gold costs nothing
+        "policy.taken_iteration",  # and the last policy is taken
+        "policy.validation_win_rate",
+        "policy.validation_win_rate_ci",
     }
     assert list(summary["stages"]) == ["sft", "collect", "fit-reward", "train", "evaluate"]
     low, high = summary["policy"]["win_rate_ci"]
