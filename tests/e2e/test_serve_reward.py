@@ -77,6 +77,7 @@ def rollouts_of(tokenizer: Any, texts: list[tuple[str, str]]) -> Rollouts:
         answer_tokens=np.concatenate(answers).astype(np.int32),
         answer_offsets=offsets_of([len(answer) for answer in answers]),
         logprobs=np.zeros(sum(len(answer) for answer in answers), dtype=np.float32),
+        token_versions=np.ones(sum(len(answer) for answer in answers), dtype=np.int32),
         finish_reasons=(FinishReason.STOP,) * len(texts),
         version=1,
         fingerprint="",
