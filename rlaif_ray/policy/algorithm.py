@@ -24,9 +24,8 @@ class Experience:
     valid: Tensor  # (B,) bool
     groups: Tensor  # (B,) int64: answers that were drawn together for one prompt share a number
     mask: Tensor  # (B, A) bool: the actions of valid answers
-    logprobs: (
-        Tensor  # (B, A) float32, of the policy at the start of the update; as all that follow, 0 or NaN off answers
-    )
+    # (B, A) float32 each, 0 or NaN off the answers; `logprobs` are of the policy at the start of the update
+    logprobs: Tensor
     rollout_logprobs: Tensor  # of the policy that sampled
     reference_logprobs: Tensor
     reward_kl: float  # weight of the KL from the reference in the reward; 0 where it is a loss

@@ -57,7 +57,8 @@ def opinions(
                 inputs.input_ids, inputs.position_ids, inputs.lengths, torch.cat([inputs.before, inputs.ends])
             )
             answers = len(inputs.before)
-            found["policy"] = token_logprobs(logits[:answers], inputs.answer_ids, temperature)
+            if recompute:
+                found["policy"] = token_logprobs(logits[:answers], inputs.answer_ids, temperature)
             found |= {"values": values[:answers], "end_values": values[answers:]}
         elif recompute:
             found["policy"] = token_logprobs(answer_logits(policy.module, inputs), inputs.answer_ids, temperature)

@@ -7,16 +7,18 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rlaif_ray import metrics
 from rlaif_ray.config import RunConfig
 from rlaif_ray.policy.algorithm import Experience, Targets
 from rlaif_ray.policy.batching import RolloutBatch
-from rlaif_ray.policy.losses import importance_weights
 
 
-def described(batch: RolloutBatch, experience: Experience, targets: Targets, config: RunConfig) -> dict[str, float]:
-    """By the names of `metrics`."""
+def described(
+    batch: RolloutBatch, experience: Experience, targets: Targets, weights: Tensor, config: RunConfig
+) -> dict[str, float]:
+    """By the names of `metrics`; `weights` (B, A) are the importance weights."""
     learnt = targets.mask
     raw = batch.scores[batch.scored].astype(np.float64)
     return {
@@ -27,20 +29,18 @@ def described(batch: RolloutBatch, experience: Experience, targets: Targets, con
         metrics.ANSWER_LENGTH: float(batch.sequences.answer_lengths.mean()),
         metrics.VALID_FRACTION: float(batch.scored.mean()),
         metrics.TRUNCATED_FRACTION: float(batch.truncated.mean()),
-        **_gap(experience, config),
+        **_gap(experience, weights, config),
         **_described_parts(batch.parts),
     }
 
 
-def _gap(experience: Experience, config: RunConfig) -> dict[str, float]:
+def _gap(experience: Experience, weights: Tensor, config: RunConfig) -> dict[str, float]:
     """Between the policy that sampled and the learner's before the update; where the learner's is not asked before, the
     first step says it."""
-    cap = config.ppo.importance_cap
-    weights = importance_weights(experience.logprobs, experience.rollout_logprobs, experience.mask, cap=cap)
     counted = weights[experience.mask]
     measures = {
         metrics.IMPORTANCE_WEIGHT: float(counted.mean()),
-        metrics.IMPORTANCE_TRUNCATED: float((counted >= cap).float().mean()),
+        metrics.IMPORTANCE_TRUNCATED: float((counted >= config.ppo.importance_cap).float().mean()),
     }
     if config.recomputes_old_logprobs:
         gaps = (experience.logprobs - experience.rollout_logprobs)[experience.mask].abs()

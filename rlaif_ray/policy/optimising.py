@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from rlaif_ray.microbatches import pack_rows
 from rlaif_ray.policy.algorithm import Algorithm, Experience, Targets
 from rlaif_ray.policy.batching import RolloutBatch, minibatches
 from rlaif_ray.policy.logprobs import token_entropies, token_logprobs
-from rlaif_ray.policy.losses import TokenBatch, importance_weights, reference_kl_loss, token_shares, value_loss
+from rlaif_ray.policy.losses import TokenBatch, reference_kl_loss, token_shares, value_loss
 from rlaif_ray.policy.model import PolicyWithValue, state_values
 from rlaif_ray.policy.packing import PackedInputs, answer_logits
 
@@ -29,17 +30,18 @@ class Lesson:
     batch: RolloutBatch
     experience: Experience
     targets: Targets
-    kl_coefficient: float  # weight of the KL from the reference as a loss; 0 where it is in the reward
+    weights: Tensor  # (B, A): by which the rollouts' tokens stand for the policy before the update
+    kl_coefficient: float  # weight of the KL from the reference, where it is a loss
 
 
 @dataclass(frozen=True, slots=True)
 class _Minibatch:
     """One optimizer step's rows, and what each token of them counts for."""
 
+    number: int  # within the iteration, from 0, where the policy is still where it was found
     rows: NDArray[np.int64]
     shares: Tensor  # (B, A) of the whole batch; 0 off the rows
     tokens: int
-    first_step: bool  # of the iteration: the policy is still where it was found
     first_pass: bool
 
 
@@ -57,25 +59,23 @@ class _Micro:
 
 
 class TokenMeans:
-    """Means over the tokens of an iteration's steps; each rank adds the sums over its own share of them."""
+    """Means over the tokens of an iteration's steps; each rank adds the sums over its own share of them. Every rank
+    adds the same names, filler or not."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._tokens: defaultdict[str, int] = defaultdict(int)
+        self._tokens: defaultdict[str, dict[int, int]] = defaultdict(dict)
 
-    def count(self, name: str, tokens: int) -> None:
-        """So many tokens, over all ranks, are measured in a step."""
-        self._tokens[name] += tokens
-
-    def add(self, name: str, total: Tensor) -> None:
+    def add(self, name: str, total: Tensor, minibatch: _Minibatch) -> None:
+        """A part of what is summed over the minibatch's tokens."""
         total = total.detach().double()
         self._sums[name] = self._sums[name] + total if name in self._sums else total
+        self._tokens[name][minibatch.number] = minibatch.tokens
 
     def means(self, engine: TrainingEngine) -> dict[str, float]:
-        names = sorted(self._tokens)
-        zero = torch.zeros((), dtype=torch.float64, device=engine.device)
-        sums = engine.sum(torch.stack([self._sums.get(name, zero) for name in names])).tolist()
-        return {name: total / self._tokens[name] for name, total in zip(names, sums, strict=True)}
+        names = sorted(self._sums)
+        sums = engine.sum(torch.stack([self._sums[name] for name in names])).tolist()
+        return {name: total / sum(self._tokens[name].values()) for name, total in zip(names, sums, strict=True)}
 
 
 class Optimisation:
@@ -98,12 +98,7 @@ class Optimisation:
         self._config = config.ppo
         self._iteration = iteration
         self._trains_policy = value is None or iteration >= config.ppo.value_warmup_iterations
-        self._weights = importance_weights(
-            lesson.experience.logprobs,
-            lesson.experience.rollout_logprobs,
-            lesson.experience.mask,
-            cap=config.ppo.importance_cap,
-        )
+        self._answers = torch.from_numpy(lesson.batch.sequences.answer_mask)
         self._means = TokenMeans()
         self._largest_gap = torch.zeros((), device=policy.device)
 
@@ -127,10 +122,10 @@ class Optimisation:
             measured[metrics.LOGPROB_GAP_MAX] = max(float(gap) for gap in self._policy.gather(self._largest_gap))
         return measured | {metrics.EARLY_STOPPED: float(early)}
 
-    def _minibatches(self) -> list[_Minibatch]:
+    def _minibatches(self) -> Iterator[_Minibatch]:
         config, mask = self._config, self._lesson.targets.mask
         learnt = np.flatnonzero(mask.any(dim=1).numpy())
-        found: list[_Minibatch] = []
+        number = 0
         for epoch in range(config.epochs):
             for rows in minibatches(
                 learnt, config.minibatch_size, seed=self._run.seed, iteration=self._iteration, epoch=epoch
@@ -138,26 +133,24 @@ class Optimisation:
                 chosen = torch.zeros(len(mask), 1, dtype=torch.bool)
                 chosen[rows] = True
                 shares = token_shares(mask & chosen, config.aggregation, longest=self._run.policy.max_answer_tokens)
-                found.append(_Minibatch(rows, shares, int(mask[rows].sum()), not found, epoch == 0))
-        return found
+                yield _Minibatch(number, rows, shares, int(mask[rows].sum()), first_pass=epoch == 0)
+                number += 1
 
     def _accumulate(self, minibatch: _Minibatch) -> Tensor:
         """Its gradients. Returns this rank's sum over tokens of the policy's divergence from where the iteration found
         it, in nats."""
         sequences, engine = self._lesson.batch.sequences, self._policy
-        for name in self._measured(minibatch):
-            self._means.count(name, minibatch.tokens)
         divergence = torch.zeros((), device=engine.device)
         lengths = sequences.lengths[minibatch.rows]
         packs = pack_rows(minibatch.rows, lengths, engine.world_size, self._config.micro_batch_tokens)[engine.rank]
         for number, pack in enumerate(packs, start=1):
-            answers = torch.from_numpy(sequences.answer_mask[pack.rows])
+            answers = self._answers[pack.rows]
             shares = minibatch.shares[pack.rows][answers] * float(pack.real.all())
             micro = _Micro(sequences.pack(pack.rows, engine.device), pack.rows, answers, shares.to(engine.device))
             last = number == len(packs)
             if self._value is not None:
                 values = state_values(self._value.model, micro.inputs)
-                self._value.backward(self._value_loss(micro, values, minibatch.tokens), last=last)
+                self._value.backward(self._value_loss(micro, values, minibatch), last=last)
             if self._trains_policy:
                 loss, moved = self._policy_loss(micro, minibatch)
                 engine.backward(loss, last=last)
@@ -175,7 +168,7 @@ class Optimisation:
         tokens = TokenBatch(
             logprobs=token_logprobs(logits, inputs.answer_ids, temperature),
             old_logprobs=micro.of(lesson.experience.logprobs),
-            weights=micro.of(self._weights),
+            weights=micro.of(lesson.weights),
             advantages=micro.of(lesson.targets.advantages),
             shares=micro.shares,
         )
@@ -184,34 +177,25 @@ class Optimisation:
         if self._run.kl != "reward":
             reference = micro.of(lesson.experience.reference_logprobs)
             loss = loss + lesson.kl_coefficient * reference_kl_loss(tokens, reference, self._run.kl)
-        self._means.add(metrics.POLICY_LOSS, loss * minibatch.tokens)
-        self._means.add(metrics.CLIP_FRACTION, policed.clipped)
-        self._means.add(metrics.APPROXIMATE_KL, policed.kl)
+        self._means.add(metrics.POLICY_LOSS, loss * minibatch.tokens, minibatch)
+        self._means.add(metrics.CLIP_FRACTION, policed.clipped, minibatch)
+        self._means.add(metrics.APPROXIMATE_KL, policed.kl, minibatch)
         if minibatch.first_pass:
             entropies = token_entropies(logits.detach(), temperature)
-            self._means.add(metrics.ENTROPY, torch.where(tokens.counts, entropies, 0.0).sum())
-        if minibatch.first_step and not self._run.recomputes_old_logprobs:
+            self._means.add(metrics.ENTROPY, torch.where(tokens.counts, entropies, 0.0).sum(), minibatch)
+        if minibatch.number == 0 and not self._run.recomputes_old_logprobs:
             gaps = torch.where(tokens.counts, (tokens.logprobs - tokens.old_logprobs).detach().abs(), 0.0)
-            self._means.add(metrics.LOGPROB_GAP, gaps.sum())
+            self._means.add(metrics.LOGPROB_GAP, gaps.sum(), minibatch)
             self._largest_gap = torch.maximum(self._largest_gap, gaps.max())
         if values is not None:
-            loss = loss + self._config.value_coefficient * self._value_loss(micro, values, minibatch.tokens)
+            loss = loss + self._config.value_coefficient * self._value_loss(micro, values, minibatch)
         return loss, policed.kl
 
-    def _value_loss(self, micro: _Micro, values: Tensor, tokens: int) -> Tensor:
+    def _value_loss(self, micro: _Micro, values: Tensor, minibatch: _Minibatch) -> Tensor:
         old, returns = self._lesson.experience.values, self._lesson.targets.returns
         assert old is not None
         assert returns is not None  # algorithms with a value model give both
         valued = value_loss(values, micro.of(old), micro.of(returns), micro.shares, clip=self._config.value_clip)
-        self._means.add(metrics.VALUE_LOSS, valued.loss * tokens)
-        self._means.add(metrics.VALUE_CLIP_FRACTION, valued.clipped)
+        self._means.add(metrics.VALUE_LOSS, valued.loss * minibatch.tokens, minibatch)
+        self._means.add(metrics.VALUE_CLIP_FRACTION, valued.clipped, minibatch)
         return valued.loss
-
-    def _measured(self, minibatch: _Minibatch) -> list[str]:
-        """What is said of every token of a step."""
-        names = [metrics.VALUE_LOSS, metrics.VALUE_CLIP_FRACTION] if self._run.has_value_model else []
-        if self._trains_policy:
-            names += [metrics.POLICY_LOSS, metrics.CLIP_FRACTION, metrics.APPROXIMATE_KL]
-            names += [metrics.ENTROPY] if minibatch.first_pass else []
-            names += [metrics.LOGPROB_GAP] if minibatch.first_step and not self._run.recomputes_old_logprobs else []
-        return names

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -183,12 +184,18 @@ def _band(size: int, window: int, device: torch.device) -> Tensor:
     return (distance >= 0) & (distance < window)
 
 
+@lru_cache(maxsize=4)
+def _offsets(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    """(S + 1,) int32. Every layer of a forward asks for the same, and to bring them to a GPU halts it."""
+    return torch.tensor((0, *itertools.accumulate(lengths)), dtype=torch.int32, device=device)
+
+
 def _varlen(
     query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], scaling: float | None, window: int | None
 ) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    ends = torch.tensor((0, *itertools.accumulate(lengths)), dtype=torch.int32, device=query.device)
+    ends = _offsets(lengths, query.device)
     longest = max(lengths)
     query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
     attended: Any = varlen_attn(

@@ -17,6 +17,7 @@ from rlaif_ray.policy.batching import RolloutBatch, assemble
 from rlaif_ray.policy.experience import Reference, opinions
 from rlaif_ray.policy.grpo import Grpo
 from rlaif_ray.policy.kl import adapted_coefficient
+from rlaif_ray.policy.losses import importance_weights
 from rlaif_ray.policy.measures import described
 from rlaif_ray.policy.model import PolicyWithValue
 from rlaif_ray.policy.optimising import Lesson, Optimisation
@@ -73,15 +74,18 @@ class PolicyUpdate:
             engine.scale_learning_rate(share)
         experience = self._experience(iteration, batch)
         targets = self._algorithm.targets(experience)
+        weights = importance_weights(
+            experience.logprobs, experience.rollout_logprobs, experience.mask, cap=config.importance_cap
+        )
         measured = {metrics.KL_COEFFICIENT: self.kl_coefficient, metrics.LEARNING_RATE: config.learning_rate * share}
         if targets.mask.any():
-            lesson = Lesson(batch, experience, targets, self.kl_coefficient)
+            lesson = Lesson(batch, experience, targets, weights, self.kl_coefficient)
             optimisation = Optimisation(self._algorithm, self._policy, self._value, lesson, self._run, iteration)
             measured |= optimisation.run()
         elif targets.measures.get(metrics.LONE_GROUP_FRACTION) == 1:
             raise NothingToLearn(f"iteration {iteration}: no prompt has two answers with a valid score")
         measured |= {metrics.SKIPPED_STEP: float(not targets.mask.any()), **targets.measures}
-        measured |= described(batch, experience, targets, self._run)
+        measured |= described(batch, experience, targets, weights, self._run)
         if config.kl_target is not None:
             self.kl_coefficient = adapted_coefficient(
                 self.kl_coefficient,
@@ -108,13 +112,12 @@ class PolicyUpdate:
         )
         if not rewards.valid.any():
             raise NothingToLearn(f"iteration {iteration}: none of {len(batch)} answers has a valid score")
-        recompute = self._run.recomputes_old_logprobs
         said = opinions(
             batch.sequences,
             self._policy,
             self._value,
             self._reference,
-            recompute=recompute,
+            recompute=self._run.recomputes_old_logprobs,
             temperature=self._run.rollout.temperature,
             max_tokens=config.micro_batch_tokens,
         )
@@ -127,7 +130,7 @@ class PolicyUpdate:
             valid=rewards.valid,
             groups=torch.from_numpy(batch.groups),
             mask=torch.from_numpy(batch.sequences.answer_mask) & rewards.valid[:, None],
-            logprobs=said.logprobs if recompute and said.logprobs is not None else rollout_logprobs,
+            logprobs=rollout_logprobs if said.logprobs is None else said.logprobs,
             rollout_logprobs=rollout_logprobs,
             reference_logprobs=said.reference_logprobs,
             reward_kl=self.kl_coefficient if self._run.kl == "reward" else 0.0,
