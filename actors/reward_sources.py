@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from actors.judge import Judges
 from rlaif_ray.config import JudgeConfig, Stopped
-from rlaif_ray.judge.hygiene import normalised
-from rlaif_ray.labelling import over_budget_stop
+from rlaif_ray.labelling import label_where_answers_differ, over_budget_stop
 from rlaif_ray.records import AnswerScore, AnswerToScore, Pair, Preference, RubricScore
 from rlaif_ray.reward.bradley_terry import bradley_terry_scores
 from rlaif_ray.reward.composition import DecodedAnswer, RewardPart
@@ -82,10 +81,7 @@ def _group_scores(group: Sequence[int], verdicts: Mapping[tuple[int, int], float
 
 
 async def _compared(judges: Judges, pairs: Sequence[Pair], purpose: str) -> list[Preference | None]:
-    """The judge's preferences; None for a pair of equal answers, which tie and are not sent."""
-    asked = [pair for pair in pairs if normalised(pair.response_a) != normalised(pair.response_b)]
-    judged = {one.pair.id: one for one in await judges.label(asked, purpose)}
-    return [judged.get(pair.id) for pair in pairs]
+    return await label_where_answers_differ(lambda asked: judges.label(asked, purpose), pairs)
 
 
 def _probability(preference: Preference | None) -> float | None:

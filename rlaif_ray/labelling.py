@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from rlaif_ray.config import JudgeConfig, JudgeRunConfig, Stopped, UserError
 from rlaif_ray.console import Console
 from rlaif_ray.judge.batch_files import read_batch_files, write_batch_files
-from rlaif_ray.judge.hygiene import why_not_sent
+from rlaif_ray.judge.hygiene import normalised, why_not_sent
 from rlaif_ray.judge.ledger import Ledger, Receipt, Refusal
 from rlaif_ray.judge.offline import estimate, missing_calls, prices_of
 from rlaif_ray.judge.retry import Failure
@@ -241,6 +241,15 @@ class Labelling:
             for pair in self._pairs
         ]
         write_table(self._files.outcomes, pa.Table.from_pylist(rows, schema=_OUTCOMES))
+
+
+async def label_where_answers_differ(
+    label: Callable[[Sequence[Pair]], Awaitable[Sequence[Preference]]], pairs: Sequence[Pair]
+) -> list[Preference | None]:
+    """The judges' preferences, one a pair; None for a pair of equal answers, which tie and are not sent."""
+    asked = [pair for pair in pairs if normalised(pair.response_a) != normalised(pair.response_b)]
+    judged = {one.pair.id: one for one in await label(asked)}
+    return [judged.get(pair.id) for pair in pairs]
 
 
 def over_budget_stop(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlaif_ray.evaluation.run import Verdicts, gold_verdicts, judge_verdicts
-from rlaif_ray.judge.hygiene import normalised
+from rlaif_ray.labelling import label_where_answers_differ
 from rlaif_ray.pipeline.context import RunContext
 from rlaif_ray.prompts import sample_requests
 from rlaif_ray.records import Pair, Prompt, SampleRequest
@@ -44,11 +44,10 @@ async def compared(
         )
         for prompt, old, new in zip(prompts, before, after, strict=True)
     ]
-    # Equal answers tie, and are not sent.
-    asked = [pair for pair in pairs if normalised(pair.response_a) != normalised(pair.response_b)]
-    preferences = await context.evaluation_label(asked, purpose, progress=progress)
-    judged = {one.pair.id: one for one in preferences}
+    preferences = await label_where_answers_differ(
+        lambda asked: context.evaluation_label(asked, purpose, progress=progress), pairs
+    )
     instrument = (
         training_judge(context.config.judge.model) if config.judge is None else outside_judge(config.judge.model)
     )
-    return judge_verdicts([judged.get(pair.id) for pair in pairs], instrument)
+    return judge_verdicts(preferences, instrument)
