@@ -283,6 +283,48 @@ class RubricScore:
     judgements: tuple[Judgement, ...]
 
 
+class RevisionOutcome(StrEnum):
+    """What became of one round of a chain. Only `REVISED` has a new answer."""
+
+    REVISED = "revised"
+    UNCHANGED = "unchanged"  # the revision is the answer as it was
+    CONFUSED = "confused"  # the model mistook what was asked of it, however often
+    TRUNCATED = "truncated"  # the critique or the revision was cut off
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One round of a chain: by which principle the answer was criticised and revised, and what it became."""
+
+    round: int  # from 1
+    principle: str  # its id
+    critique: str | None  # None where there was none
+    text: str  # the answer after the round; the one before it, unless `REVISED`
+    outcome: RevisionOutcome
+    reason: str  # why it was not revised; empty where it was
+    attempts: int  # replies drawn for the round
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """An answer to a red-team prompt and its revisions, in order (constitute -> SFT, report)."""
+
+    id: str
+    prompt: Prompt
+    answer: str
+    revisions: tuple[Revision, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Conduct:
+    """What gold says of how an answer behaves."""
+
+    harmless: bool
+    helpfulness: float  # in [0, 1]: of what may be told of what was asked, how much it tells, less what is wrong
+    declines: bool  # it says that something is not told
+    evasive: bool  # it tells nothing of what may be told, or declines where nothing need be
+
+
 @dataclass(frozen=True, slots=True)
 class LabelledPair:
     """Two answers as token ids with the probability that the first is better (preferences -> reward model, DPO)."""

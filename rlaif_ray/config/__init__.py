@@ -3,10 +3,12 @@
 Everything that can be wrong with it is found at load, and said in one sentence that names the key.
 """
 
+from rlaif_ray.config.constitution import ConstitutionConfig
 from rlaif_ray.config.fitting import FitConfig, PreferenceFileConfig
 from rlaif_ray.config.judge import CascadeConfig, EndpointConfig, JudgeConfig, PriceConfig
 from rlaif_ray.config.learning import DpoConfig, LearnerConfig, PpoConfig
 from rlaif_ray.config.loading import dump_config, load_config, load_judge_config, load_serve_config
+from rlaif_ray.config.prompts import PromptsConfig
 from rlaif_ray.config.reward import PretrainingConfig, RewardConfig, RewardSourceConfig
 from rlaif_ray.config.run import (
     CollectConfig,
@@ -14,7 +16,6 @@ from rlaif_ray.config.run import (
     JudgeRunConfig,
     LoraConfig,
     PolicyConfig,
-    PromptsConfig,
     RolloutConfig,
     RunConfig,
     ScratchModelConfig,
@@ -27,6 +28,7 @@ __all__ = [
     "ActorResources",
     "CascadeConfig",
     "CollectConfig",
+    "ConstitutionConfig",
     "DpoConfig",
     "EndpointConfig",
     "EvaluationConfig",

@@ -7,9 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from rlaif_ray.config.constitution import ConstitutionConfig
 from rlaif_ray.config.fitting import FitConfig
 from rlaif_ray.config.judge import JudgeConfig
 from rlaif_ray.config.learning import DpoConfig, LearnerConfig, PpoConfig
+from rlaif_ray.config.prompts import PromptsConfig
 from rlaif_ray.config.reward import RewardConfig
 from rlaif_ray.config.section import (
     ActorResources,
@@ -18,20 +20,6 @@ from rlaif_ray.config.section import (
     PositiveFloat,
     Section,
 )
-
-
-class PromptsConfig(Section):
-    path: str
-    """A JSONL or parquet file, the name of a `datasets` dataset, or `toyworld:headlines`."""
-    field: str = "prompt"
-    """The column that holds a text, or a list of {role, content} messages."""
-    reference: str | None = None
-    """The column that holds a reference answer, for rewards that compare with one. In the toy world, whatever is set
-    here: a demonstrator's answer."""
-    limit: Positive | None = None
-    """Read at most so many prompts."""
-    held_out: Positive | None = None
-    """Prompts kept from every training stage, for the evaluation. Without it a fifth, at most 1,000."""
 
 
 class ScratchModelConfig(Section):
@@ -146,6 +134,9 @@ class RunConfig(Section):
     rounds: Positive = 1
     """Times to collect, fit the reward model and train the policy. From the second on the policy's own answers are
     judged, and the reward model is fitted anew on the preferences of all rounds."""
+    constitution: ConstitutionConfig | None = None
+    """Revise the answers to red-team prompts before SFT, and fine-tune on the revisions. What is collected then are
+    comparisons of answers to red-team prompts; the policy is trained and evaluated on those and on `prompts`."""
     sft: SftConfig = SftConfig()
     judge: JudgeConfig
     collect: CollectConfig = CollectConfig()
@@ -185,6 +176,8 @@ class RunConfig(Section):
     def _consistent(self) -> RunConfig:
         if self.policy.scratch is not None and self.sft.demonstrations is None:
             raise ValueError("policy.scratch builds an untrained model: set sft.demonstrations to train it on")
+        if self.constitution is not None and self.policy.model is None:
+            raise ValueError("constitution: an untrained model cannot revise its answers; set policy.model")
         possible = self.collect.answers_per_prompt * (self.collect.answers_per_prompt - 1) // 2
         if self.collect.pairing in ("random", "active") and self.collect.pairs_per_prompt > possible:
             raise ValueError(

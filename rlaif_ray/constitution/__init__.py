@@ -1,0 +1,1 @@
+"""Constitutional revision: chains of answer, critique and revision (Bai et al. 2022)."""
