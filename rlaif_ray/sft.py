@@ -15,16 +15,9 @@ from rlaif_ray.engines.training import StartEngine, TrainingEngine
 from rlaif_ray.fitting import OnStep, bucketed_batches, longest_first, optimizer_settings, optimizer_steps
 from rlaif_ray.metrics import GRADIENT_NORM, LEARNING_RATE, LOSS
 from rlaif_ray.microbatches import split_rows
+from rlaif_ray.policy.given import load_given
 from rlaif_ray.policy.likelihood import answer_logprobs
-from rlaif_ray.policy.model import (
-    ensure_pad_token,
-    load_policy,
-    load_tokenizer,
-    save_model,
-    scratch_policy,
-    scratch_tokenizer,
-    stop_token,
-)
+from rlaif_ray.policy.model import save_model, scratch_policy, scratch_tokenizer, stop_token
 from rlaif_ray.policy.packing import Ragged
 from rlaif_ray.prompts import encode_answer, encode_prompt
 from rlaif_ray.records import Demonstration
@@ -114,23 +107,7 @@ def _start(config: RunConfig, demonstrations: Sequence[Demonstration]) -> tuple[
     policy = config.policy
     if policy.scratch is None:
         assert policy.model is not None  # the config sees to it
-        try:
-            model = load_policy(policy.model, dtype=policy.dtype, trust_remote_code=policy.trust_remote_code)
-            tokenizer = load_tokenizer(policy.model, trust_remote_code=policy.trust_remote_code)
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"policy.model={policy.model}: cannot be used ({reason}); name another causal language model"
-            ) from None
-        longest = getattr(model.config, "max_position_embeddings", policy.context_tokens)
-        if policy.context_tokens > longest:
-            raise UserError(
-                f"policy.max_prompt_tokens={policy.max_prompt_tokens} and policy.max_answer_tokens="
-                f"{policy.max_answer_tokens} together exceed what {policy.model} takes ({longest} positions, one of "
-                "which scoring needs); lower one of them"
-            )
-        ensure_pad_token(model, tokenizer)
-        return model, tokenizer
+        return load_given(policy.model, "policy.model", policy)
     tokenizer = scratch_tokenizer(text for d in demonstrations for text in (d.prompt.text, d.answer))
     return (
         scratch_policy(

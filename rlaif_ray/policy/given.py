@@ -1,0 +1,45 @@
+"""A model that the config names, as it is before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rlaif_ray.config import PolicyConfig, UserError
+from rlaif_ray.policy.model import ensure_pad_token, load_policy, load_tokenizer
+from rlaif_ray.rundir import directory_written_atomically
+
+
+def load_given(name: str, key: str, policy: PolicyConfig) -> tuple[Any, Any]:
+    """The model that `key` names and its tokenizer, with a pad token of its own.
+
+    Raises UserError where it cannot be used, or takes fewer tokens than the policy is to have.
+    """
+    try:
+        model = load_policy(name, dtype=policy.dtype, trust_remote_code=policy.trust_remote_code)
+        tokenizer = load_tokenizer(name, trust_remote_code=policy.trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{key}={name}: cannot be used ({reason}); name another causal language model") from None
+    longest = positions_of(model.config, policy.context_tokens)
+    if policy.context_tokens > longest:
+        raise UserError(
+            f"policy.max_prompt_tokens={policy.max_prompt_tokens} and policy.max_answer_tokens="
+            f"{policy.max_answer_tokens} together exceed what {name} takes ({longest} positions, one of "
+            "which scoring needs); lower one of them"
+        )
+    ensure_pad_token(model, tokenizer)
+    return model, tokenizer
+
+
+def positions_of(config: Any, default: int) -> int:
+    """The longest sequence that a model takes, where its config says so."""
+    return int(getattr(config, "max_position_embeddings", default))
+
+
+def keep_given(name: str, key: str, policy: PolicyConfig, directory: Path) -> None:
+    """Write the model that `key` names to `directory`, whole or not at all. Raises UserError as `load_given` does."""
+    model, tokenizer = load_given(name, key, policy)
+    with directory_written_atomically(directory) as unfinished:
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
