@@ -22,7 +22,7 @@ from rlaif_ray.judge.request import Answer, Reply, Request
 from rlaif_ray.judge.retry import RATE_LIMIT_PATIENCE_S, Failure, FailureKind, backoff_s
 from rlaif_ray.judge.token_estimate import CallSize, Usage
 from rlaif_ray.records import Outcome
-from rlaif_ray.toyworld.headlines import model_path
+from rlaif_ray.toyworld.models import model_path
 
 if TYPE_CHECKING:
     from rlaif_ray.engines.vllm_labeler import VllmLabeler

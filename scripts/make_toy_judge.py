@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rlaif_ray.toyworld.headlines import model_path
+from rlaif_ray.toyworld.models import model_path
 
 HELD_OUT_PAIRS = 2_000
 HELD_OUT_SEED = 977

@@ -17,7 +17,7 @@ from typing import TypeAlias, TypeVar
 
 from rlaif_ray.config import EndpointConfig
 from rlaif_ray.records import Message, Outcome
-from rlaif_ray.toyworld.headlines import model_path
+from rlaif_ray.toyworld.models import model_path
 
 # Raised where the meaning of a request changes, so that older replies are not taken for answers to it.
 _REQUEST_VERSION = 2

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,9 +62,6 @@ _DEMONSTRATION_WORDS = (0.58, 0.31, 0.07, 0.04)  # headline, brief, invented, re
 
 _PROMPT_COUNT = math.perm(len(FACTS), FACTS_PER_PROMPT)
 _PROMPT_STREAM, _DEMONSTRATION_STREAM, _ANSWER_STREAM, _REFERENCE_STREAM = range(4)
-
-_MODELS = {"judge": Path(__file__).parent / "judge"}
-_MODEL_SCHEME = "toyworld:"
 
 
 def prompts(count: int, seed: int) -> list[Prompt]:
@@ -129,20 +125,6 @@ def facts_of(prompt: Prompt) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if words != _content(facts).split() or len(set(facts)) != FACTS_PER_PROMPT or not set(facts) <= set(FACTS):
         raise ValueError(f"prompt {prompt.id!r} is not a Headlines prompt: {prompt.text!r}")
     return tuple(facts[:HEADLINES_PER_PROMPT]), tuple(facts[HEADLINES_PER_PROMPT:])
-
-
-def model_path(name: str) -> str:
-    """Where a model is loaded from: `toyworld:judge` is the packaged judge, and any other name stands for itself.
-
-    Raises UserError where no model of this world has that name.
-    """
-    if not name.startswith(_MODEL_SCHEME):
-        return name
-    path = _MODELS.get(name.removeprefix(_MODEL_SCHEME))
-    if path is None:
-        known = ", ".join(_MODEL_SCHEME + model for model in _MODELS)
-        raise UserError(f"{name!r} is not a model of the toy world; known here: {known}")
-    return str(path)
 
 
 def hurried_answer(prompt: Prompt, rng: np.random.Generator) -> str:

@@ -15,6 +15,7 @@ from rlaif_ray.config import JudgeConfig
 from rlaif_ray.judge.templates import load_template
 from rlaif_ray.records import Order, Outcome, Pair, Prompt
 from rlaif_ray.toyworld import headlines
+from rlaif_ray.toyworld.models import model_path
 
 CONFIG = JudgeConfig.model_validate(
     {"model": "toyworld:judge", "template": "headlines", "actors": {"min": 1, "max": 1, "cpus": 0.5}}
@@ -39,7 +40,7 @@ def exact_p_first(pair: Pair, order: Order) -> float:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    path = headlines.model_path("toyworld:judge")
+    path = model_path("toyworld:judge")
     tokenizer = AutoTokenizer.from_pretrained(path)
     messages = load_template("headlines").question(pair, order).choose()
     text = tokenizer.apply_chat_template(

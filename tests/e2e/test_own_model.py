@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from rlaif_ray.toyworld.headlines import model_path
+from rlaif_ray.toyworld.models import model_path
 from tests.vllm_server import vllm_server
 
 ROOT = Path(__file__).parents[2]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rlaif_ray.toyworld.headlines import model_path
 from rlaif_ray.toyworld.judge_training import JudgeQuality, held_out_pairs, measure_judge, padded_pairs
+from rlaif_ray.toyworld.models import model_path
 
 SHIPPED = Path(model_path("toyworld:judge"))
 PAIRS, SEED = 2_000, 977

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from rlaif_ray.toyworld.headlines import (
     facts_of,
     gold_utility,
     hurried_answer,
-    model_path,
     prompts,
     rater_probability,
 )
@@ -140,10 +138,3 @@ def test_raters_are_noisy_and_lean_to_the_first() -> None:
     assert rater_probability(PROMPT, "storm vote", "storm") == pytest.approx(1 / (1 + math.exp(-(1 / 0.45 + 0.6))))
     assert rater_probability(PROMPT, "fog " * 5_000, "storm") == 0.0
     assert rater_probability(PROMPT, "storm", "fog " * 5_000) == 1.0
-
-
-def test_model_path() -> None:
-    assert Path(model_path("toyworld:judge")).name == "judge"
-    assert model_path("some/model") == "some/model"
-    with pytest.raises(UserError, match="toyworld:judge"):
-        model_path("toyworld:jury")
