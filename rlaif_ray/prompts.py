@@ -1,6 +1,6 @@
 """From a data source to prompts, demonstrations and gold; and from prompts to token ids and seeds.
 
-A source is a file, the name of a `datasets` dataset, or the toy world. Nothing after this module knows which.
+A source is a file, the name of a `datasets` dataset, or one of the toy world's. Nothing after this module knows which.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlaif_ray.config import PromptsConfig, SftConfig, UserError
-from rlaif_ray.records import Demonstration, Prompt, SampleRequest
+from rlaif_ray.records import Conduct, Demonstration, Prompt, SampleRequest
 from rlaif_ray.rows import open_rows, prompt_in, text_in
-from rlaif_ray.toyworld import headlines
+from rlaif_ray.toyworld.sources import toy_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TOY_WORLD = "toyworld:headlines"
 _TOY_PROMPTS = 6_000
 _TOY_DEMONSTRATIONS = 4_000
 
@@ -56,10 +55,10 @@ def read_prompts(config: PromptsConfig, seed: int) -> PromptSplit:
 
     Raises UserError naming the file and the line, or the key.
     """
-    if config.path == TOY_WORLD:
-        prompts = headlines.prompts(config.limit or _TOY_PROMPTS, seed)
+    if source := toy_source(config.path):
+        prompts = source.prompts(config.limit or _TOY_PROMPTS, seed)
         if config.reference is not None:
-            prompts = headlines.with_references(prompts, seed)
+            prompts = source.with_references(prompts, seed)
     else:
         rows = itertools.islice(open_rows(config.path, "prompts.path"), config.limit)
         prompts = [_prompt(row, config, where) for where, row in rows]
@@ -85,8 +84,10 @@ def read_demonstrations(config: SftConfig, seed: int) -> list[Demonstration]:
     """What SFT imitates. Raises UserError naming the file and line, or the key."""
     if config.demonstrations is None:
         raise ValueError("no demonstrations are configured")
-    if config.demonstrations == TOY_WORLD:
-        return headlines.demonstrations(config.limit or _TOY_DEMONSTRATIONS, seed)
+    if source := toy_source(config.demonstrations):
+        if source.demonstrations is None:
+            raise UserError(f"sft.demonstrations: {config.demonstrations} has none; name another source")
+        return source.demonstrations(config.limit or _TOY_DEMONSTRATIONS, seed)
     demonstrations = []
     for where, row in itertools.islice(open_rows(config.demonstrations, "sft.demonstrations"), config.limit):
         answer = text_in(row, "answer", where)
@@ -98,7 +99,14 @@ def read_demonstrations(config: SftConfig, seed: int) -> list[Demonstration]:
 
 def gold_of(config: PromptsConfig) -> Gold | None:
     """The source's gold utility, where one is known. Only evaluation may ask for it."""
-    return headlines.gold_utility if config.path == TOY_WORLD else None
+    source = toy_source(config.path)
+    return source and source.gold_utility
+
+
+def conduct_of(config: PromptsConfig) -> Callable[[Prompt, str], Conduct] | None:
+    """What tells how an answer to the source's prompts behaves, where that is known. Only evaluation may ask for it."""
+    source = toy_source(config.path)
+    return source and source.conduct
 
 
 def take(prompts: Sequence[Prompt], start: int, count: int, seed: int) -> list[Prompt]:

@@ -18,10 +18,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from rlaif_ray.config import PreferenceFileConfig, UserError
 from rlaif_ray.preferences.dataset import LabelSource, PreferenceRow, Split, answer_in, split_of, with_chosen_first
-from rlaif_ray.prompts import TOY_WORLD
 from rlaif_ray.records import Prompt
 from rlaif_ray.rows import Row, identity_in, number_in, open_rows, prompt_in, text_in
-from rlaif_ray.toyworld.raters import rater_labels
+from rlaif_ray.toyworld.sources import toy_source
 
 _TOY_LABELS = 3_000
 
@@ -46,8 +45,10 @@ def read_preference_file(config: PreferenceFileConfig, key: str, *, seed: int, h
     Raises UserError naming the file and the line, or the `key` that holds `config`.
     """
     defaults = RowDefaults(config.source, seed, held_out)
-    if config.path == TOY_WORLD:
-        labels = rater_labels(config.limit or _TOY_LABELS, seed)
+    if source := toy_source(config.path):
+        if source.rater_labels is None:
+            raise UserError(f"{key}: {config.path} has no raters; name another source")
+        labels = source.rater_labels(config.limit or _TOY_LABELS, seed)
         rows = [verdict(label.prompt, label.preferred, label.other, defaults) for label in labels]
     else:
         read = itertools.islice(open_rows(config.path, key), config.limit)

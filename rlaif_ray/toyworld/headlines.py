@@ -9,38 +9,16 @@ NumPy only. The judge itself is made in `judge_training`.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlaif_ray.config import UserError
 from rlaif_ray.records import Demonstration, Prompt
+from rlaif_ray.toyworld.drawing import FACTS, distinct_prompts, generator
+from rlaif_ray.toyworld.raters import RaterLabel, compare
 
-FACTS = (
-    "storm",
-    "vote",
-    "strike",
-    "parade",
-    "fair",
-    "rain",
-    "fire",
-    "flood",
-    "trial",
-    "match",
-    "concert",
-    "rescue",
-    "robbery",
-    "wedding",
-    "budget",
-    "harvest",
-    "eclipse",
-    "festival",
-    "tunnel",
-    "bridge",
-)
 HEADLINES_PER_PROMPT = 3
 BRIEFS_PER_PROMPT = 3
 FACTS_PER_PROMPT = HEADLINES_PER_PROMPT + BRIEFS_PER_PROMPT
@@ -51,10 +29,6 @@ BRIEF_UTILITY = -0.2
 INVENTED_UTILITY = -1.0
 REPEAT_UTILITY = -0.5
 
-# A rater picks the better of two summaries with probability sigmoid(dU / RATER_NOISE), plus a lean to the first shown.
-RATER_NOISE = 0.45
-FIRST_POSITION_LEAN = 0.6
-
 # Demonstrators are hurried: one to five words, of which many are not headlines. A policy that imitates them knows the
 # language and has much left to learn.
 _DEMONSTRATION_LENGTHS = (0.10, 0.25, 0.35, 0.20, 0.10)
@@ -62,6 +36,7 @@ _DEMONSTRATION_WORDS = (0.58, 0.31, 0.07, 0.04)  # headline, brief, invented, re
 
 _PROMPT_COUNT = math.perm(len(FACTS), FACTS_PER_PROMPT)
 _PROMPT_STREAM, _DEMONSTRATION_STREAM, _ANSWER_STREAM, _REFERENCE_STREAM = range(4)
+_RATER_STREAM = 3  # as before references had a stream: labels stay what they were
 
 
 def prompts(count: int, seed: int) -> list[Prompt]:
@@ -70,12 +45,12 @@ def prompts(count: int, seed: int) -> list[Prompt]:
     A prompt's id is derived from its content, so it is the same in every stream. Raises UserError where the world has
     fewer prompts than asked for.
     """
-    return [_prompt(row) for row in _distinct_facts(count, _generator(seed, _PROMPT_STREAM))]
+    return _distinct_prompts(count, generator(seed, _PROMPT_STREAM))
 
 
 def with_references(prompts: list[Prompt], seed: int) -> list[Prompt]:
     """The prompts, each with a demonstrator's answer as its reference."""
-    rng = _generator(seed, _REFERENCE_STREAM)
+    rng = generator(seed, _REFERENCE_STREAM)
     return [replace(prompt, reference=hurried_answer(prompt, rng)) for prompt in prompts]
 
 
@@ -84,9 +59,19 @@ def demonstrations(count: int, seed: int) -> list[Demonstration]:
 
     Their prompts are drawn apart from those of `prompts`. Raises UserError where the world has too few prompts.
     """
-    drawn = map(_prompt, _distinct_facts(count, _generator(seed, _DEMONSTRATION_STREAM)))
-    rng = _generator(seed, _ANSWER_STREAM)
+    drawn = _distinct_prompts(count, generator(seed, _DEMONSTRATION_STREAM))
+    rng = generator(seed, _ANSWER_STREAM)
     return [Demonstration(prompt, hurried_answer(prompt, rng)) for prompt in drawn]
+
+
+def rater_labels(count: int, seed: int) -> list[RaterLabel]:
+    """The first `count` labels of the stream that `seed` names: two demonstrators' summaries to a prompt, compared by
+    gold utility.
+
+    Prompts are distinct, and drawn apart from those of `prompts` and `demonstrations`.
+    """
+    rng = generator(seed, _RATER_STREAM)
+    return compare(prompts(count, int(rng.integers(2**63))), hurried_answer, gold_utility, rng)
 
 
 def gold_utility(prompt: Prompt, answer: str) -> float:
@@ -108,14 +93,6 @@ def gold_utility(prompt: Prompt, answer: str) -> float:
             utility += HEADLINE_UTILITY if word in headlines else BRIEF_UTILITY
         seen.add(word)
     return utility
-
-
-def rater_probability(prompt: Prompt, first: str, second: str) -> float:
-    """Probability that a simulated rater names the answer shown first. Raises ValueError as `gold_utility` does."""
-    difference = gold_utility(prompt, first) - gold_utility(prompt, second)
-    logit = difference / RATER_NOISE + FIRST_POSITION_LEAN
-    # Written with tanh, which no logit overflows.
-    return 0.5 * (1.0 + math.tanh(0.5 * logit))
 
 
 def facts_of(prompt: Prompt) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -149,24 +126,13 @@ def draw_facts(count: int, rng: np.random.Generator) -> NDArray[np.int64]:
     return np.argsort(rng.random((count, len(FACTS))), axis=1)[:, :FACTS_PER_PROMPT]
 
 
-def _distinct_facts(count: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
-    if count > _PROMPT_COUNT:
-        raise UserError(f"prompts: the toy world has {_PROMPT_COUNT} prompts, fewer than the {count} asked for")
-    distinct: dict[tuple[int, ...], None] = {}
-    while len(distinct) < count:
-        distinct.update(dict.fromkeys(map(tuple, draw_facts(count - len(distinct), rng).tolist())))
-    return list(distinct)
+def _distinct_prompts(count: int, rng: np.random.Generator) -> list[Prompt]:
+    def contents(more: int) -> list[str]:
+        return [_content([FACTS[fact] for fact in row]) for row in draw_facts(more, rng).tolist()]
 
-
-def _prompt(facts: tuple[int, ...]) -> Prompt:
-    content = _content([FACTS[fact] for fact in facts])
-    return Prompt(id=f"headlines-{hashlib.sha256(content.encode()).hexdigest()[:16]}", content=content)
+    return distinct_prompts("headlines", count, _PROMPT_COUNT, contents)
 
 
 def _content(facts: list[str]) -> str:
     headlines, briefs = facts[:HEADLINES_PER_PROMPT], facts[HEADLINES_PER_PROMPT:]
     return " ".join(["headlines", *headlines, "briefs", *briefs])
-
-
-def _generator(seed: int, stream: int) -> np.random.Generator:
-    return np.random.default_rng([seed, stream])

@@ -31,15 +31,13 @@ from transformers import (
 
 from rlaif_ray.judge.templates import load_template
 from rlaif_ray.records import Order, Pair
+from rlaif_ray.toyworld.drawing import FACTS
 from rlaif_ray.toyworld.headlines import (
     BRIEF_UTILITY,
     BRIEFS_PER_PROMPT,
-    FACTS,
-    FIRST_POSITION_LEAN,
     HEADLINE_UTILITY,
     HEADLINES_PER_PROMPT,
     INVENTED_UTILITY,
-    RATER_NOISE,
     REPEAT_UTILITY,
     draw_facts,
     facts_of,
@@ -47,6 +45,7 @@ from rlaif_ray.toyworld.headlines import (
     hurried_answer,
     prompts,
 )
+from rlaif_ray.toyworld.raters import FIRST_POSITION_LEAN, RATER_NOISE
 
 PAD, UNK, BOS, EOS = "<pad>", "<unk>", "<s>", "</s>"
 _TEMPLATE_WORDS = ("News", ":", "Summary", "1", "2", "Better", "summary", "headlines", "briefs")

@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerFast
 
 from rlaif_ray.config import PromptsConfig, SftConfig, UserError
 from rlaif_ray.prompts import (
-    TOY_WORLD,
     PromptSplit,
     encode_prompt,
     read_demonstrations,
@@ -181,7 +180,7 @@ def test_a_reference_answer_is_read_where_the_config_names_its_column(tmp_path: 
 
 
 def test_the_toy_worlds_references_are_demonstrators_answers() -> None:
-    config = PromptsConfig(path=TOY_WORLD, limit=40, held_out=5)
+    config = PromptsConfig(path="toyworld:headlines", limit=40, held_out=5)
     plain, referred = (read_prompts(config.model_copy(update={"reference": name}), seed=3) for name in (None, "answer"))
     assert [prompt.id for prompt in referred.train] == [prompt.id for prompt in plain.train]
     assert all(prompt.reference is None for prompt in plain.train)

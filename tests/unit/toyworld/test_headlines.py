@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from rlaif_ray.config import UserError
 from rlaif_ray.records import Message, Prompt
+from rlaif_ray.toyworld.drawing import FACTS
 from rlaif_ray.toyworld.headlines import (
-    FACTS,
     MAX_ANSWER_WORDS,
     demonstrations,
     facts_of,
     gold_utility,
     hurried_answer,
     prompts,
-    rater_probability,
+    rater_labels,
 )
 
 PROMPT = Prompt(id="p", content="headlines storm vote strike briefs parade fair rain")
@@ -133,8 +133,14 @@ def test_demonstrators_write_facts(seed: int) -> None:
     assert set(answer.split()) <= set(FACTS)
 
 
-def test_raters_are_noisy_and_lean_to_the_first() -> None:
-    assert rater_probability(PROMPT, "storm", "vote") == pytest.approx(1 / (1 + math.exp(-0.6)))
-    assert rater_probability(PROMPT, "storm vote", "storm") == pytest.approx(1 / (1 + math.exp(-(1 / 0.45 + 0.6))))
-    assert rater_probability(PROMPT, "fog " * 5_000, "storm") == 0.0
-    assert rater_probability(PROMPT, "storm", "fog " * 5_000) == 1.0
+def test_labels_are_of_different_answers_to_distinct_prompts_of_their_own() -> None:
+    labels = rater_labels(500, seed=1)
+    assert len({label.prompt.id for label in labels}) == 500
+    assert all(label.preferred != label.other for label in labels)
+    elsewhere = {prompt.id for prompt in prompts(500, 1)} | {one.prompt.id for one in demonstrations(500, 1)}
+    assert not elsewhere & {label.prompt.id for label in labels}
+
+
+def test_the_stream_of_labels_is_its_seeds_and_a_longer_draw_begins_with_a_shorter_one() -> None:
+    assert rater_labels(20, seed=1) == rater_labels(50, seed=1)[:20]
+    assert rater_labels(20, seed=1) != rater_labels(20, seed=2)

@@ -8,7 +8,8 @@ import pytest
 from rlaif_ray.judge.templates import load_template
 from rlaif_ray.records import Order, Pair, Prompt
 from rlaif_ray.toyworld import judge_training
-from rlaif_ray.toyworld.headlines import FACTS, draw_facts, gold_utility
+from rlaif_ray.toyworld.drawing import FACTS
+from rlaif_ray.toyworld.headlines import draw_facts, gold_utility
 from rlaif_ray.toyworld.judge_training import VOCABULARY, Answers
 
 STRAY_WORDS = ("fog", "headlines", "briefs", "1", "2")

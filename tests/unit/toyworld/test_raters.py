@@ -4,21 +4,15 @@ import math
 
 import pytest
 
-from rlaif_ray.toyworld.headlines import RATER_NOISE, demonstrations, gold_utility, prompts
-from rlaif_ray.toyworld.raters import rater_labels
+from rlaif_ray.toyworld.headlines import gold_utility, rater_labels
+from rlaif_ray.toyworld.raters import RATER_NOISE, first_probability
 
 
-def test_labels_are_of_different_answers_to_distinct_prompts_of_their_own() -> None:
-    labels = rater_labels(500, seed=1)
-    assert len({label.prompt.id for label in labels}) == 500
-    assert all(label.preferred != label.other for label in labels)
-    elsewhere = {prompt.id for prompt in prompts(500, 1)} | {one.prompt.id for one in demonstrations(500, 1)}
-    assert not elsewhere & {label.prompt.id for label in labels}
-
-
-def test_the_stream_is_its_seeds_and_a_longer_draw_begins_with_a_shorter_one() -> None:
-    assert rater_labels(20, seed=1) == rater_labels(50, seed=1)[:20]
-    assert rater_labels(20, seed=1) != rater_labels(20, seed=2)
+def test_raters_are_noisy_and_lean_to_the_first() -> None:
+    assert first_probability(0.0) == pytest.approx(1 / (1 + math.exp(-0.6)))
+    assert first_probability(1.0) == pytest.approx(1 / (1 + math.exp(-(1 / 0.45 + 0.6))))
+    assert first_probability(-5_000.0) == 0.0
+    assert first_probability(5_000.0) == 1.0
 
 
 def mean_over_orders(gap: float) -> float:
