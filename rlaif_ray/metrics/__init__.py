@@ -1,24 +1,19 @@
-"""What a run measures while it trains: every metric's name, defined once, and the log that keeps the values.
+"""What a run measures: every metric's name, unit and meaning, defined once, and how it is exported.
 
-The log is a file of JSON lines, so that a crash costs at most its last line, with TensorBoard events beside it.
-This module knows nothing of Ray, torch or any engine: events are written with TensorBoard's own writer.
+A run's log holds the values of steps (`MetricsLog`); actors tell the others while they work. All of them are exported
+to Prometheus through Ray, which puts `ray_` before the names here, and `_total` after a counter's.
 """
 
 from __future__ import annotations
 
-import errno
-import json
-import math
-import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
+from rlaif_ray.metrics.log import MetricsLog as MetricsLog
+from rlaif_ray.metrics.log import MetricsRow as MetricsRow
 
 SFT: Final = "sft"
 REWARD: Final = "reward"
@@ -29,20 +24,58 @@ WATCH: Final = "watch"
 VALIDATION: Final = "validation"
 
 
+# What tells series of one metric apart. `run` is the run's id, and may end with the use of a judge.
+RUN: Final = "run"
+STAGE: Final = "stage"
+PART: Final = "part"
+JUDGE: Final = "judge"
+REPLICA: Final = "replica"
+
+
+class Kind(StrEnum):
+    """How a metric is exported: a value that comes and goes, a sum that only grows, or how values are distributed."""
+
+    GAUGE = "gauge"
+    COUNTER = "counter"
+    HISTOGRAM = "histogram"
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric's unit (empty for a ratio or a plain number) and its meaning in one line."""
+    """A metric's unit (empty for a ratio or a plain number) and its meaning in one line; its export's kind and tags.
+    `bounds` are those of a histogram's buckets."""
 
     name: str
     unit: str
     meaning: str
+    kind: Kind = Kind.GAUGE
+    tags: tuple[str, ...] = (RUN, STAGE)
+    bounds: tuple[float, ...] = ()
+
+    @property
+    def exported(self) -> str:
+        """Its name as it is given to Ray."""
+        return "rlaif_" + self.name.replace("/{}", "_of_part")
+
+    @property
+    def series(self) -> str:
+        """Its name in Prometheus; a histogram's, before `_bucket`, `_sum` and `_count`."""
+        return f"ray_{self.exported}" + ("_total" if self.kind is Kind.COUNTER else "")
 
 
 _defined: dict[str, Metric] = {}
 
 
 def _define(name: str, unit: str, meaning: str) -> str:
-    _defined[name] = Metric(name, unit, meaning)
+    """A value of a step, which a run's log holds; one of each for every part of a mixed reward, with {} for its
+    name."""
+    _defined[name] = Metric(name, unit, meaning, tags=(RUN, STAGE, PART) if "{}" in name else (RUN, STAGE))
+    return name
+
+
+def _tell(kind: Kind, name: str, unit: str, meaning: str, *tags: str, bounds: tuple[float, ...] = ()) -> str:
+    """What an actor, or the driver, tells while it works."""
+    _defined[name] = Metric(name, unit, meaning, kind, (RUN, *tags), bounds)
     return name
 
 
@@ -65,7 +98,7 @@ ANSWER_LENGTH: Final = _define("answer_length", "tokens", "mean length of an ans
 VALID_FRACTION: Final = _define("valid_fraction", "", "share of answers that could be scored")
 TRUNCATED_FRACTION: Final = _define("truncated_fraction", "", "share of answers that hit the length limit")
 
-# One of each for every part of a mixed reward, with the part's name for {}.
+# Parts of a mixed reward.
 REWARD_PART_MEAN: Final = _define("reward/{}", "", "mean of one part of the reward, where it says something")
 REWARD_PART_STD: Final = _define("reward_std/{}", "", "standard deviation of the same part")
 REWARD_PART_VALID: Final = _define("reward_valid/{}", "", "share of answers of which the part says something")
@@ -119,112 +152,80 @@ WIN_RATE_LOW: Final = _define("win_rate_low", "", "lower end of its 95 % interva
 WIN_RATE_HIGH: Final = _define("win_rate_high", "", "upper end of its 95 % interval")
 COMPARED: Final = _define("compared", "prompts", "validation prompts on which someone could say who won")
 
-# Where an iteration's time goes.
-GENERATION_TOKENS_PER_SECOND: Final = _define(
-    "generation_tokens_per_second", "tokens/s", "answer tokens drawn per second of generation, over all replicas"
-)
+# Where an iteration's time goes, and what the learner does in its share.
 LOAD_SECONDS: Final = _define("load_seconds", "s", "time to load and verify the weights on every replica")
-GENERATE_SECONDS: Final = _define("generate_seconds", "s", "time to draw the batch of answers")
-SCORE_SECONDS: Final = _define("score_seconds", "s", "time to score the batch")
-LEARN_SECONDS: Final = _define("learn_seconds", "s", "time of the learner's optimizer steps")
+GENERATE_SECONDS: Final = _define("generate_seconds", "s", "time that the learner waited for the batch of answers")
+SCORE_SECONDS: Final = _define("score_seconds", "s", "time that the learner then waited for their scores")
+LEARN_SECONDS: Final = _define("learn_seconds", "s", "time of the learner's update")
 PUBLISH_SECONDS: Final = _define("publish_seconds", "s", "time to write the new weights out")
 ITERATION_SECONDS: Final = _define("iteration_seconds", "s", "time of the iteration, without its checkpoint")
+LEARN_TOKENS_PER_SECOND: Final = _define(
+    "learn_tokens_per_second", "tokens/s", "answer tokens of the batch per second of the learner's update"
+)
+
+# How far a run is.
+RUN_INFO: Final = _tell(Kind.GAUGE, "run_info", "", "1 for a run that goes on here", "name", "algorithm", "model")
+STEP: Final = _tell(Kind.GAUGE, "step", "", "the newest step that a stage has logged", STAGE)
+STEPS: Final = _tell(Kind.GAUGE, "steps", "", "steps that the stage takes in all", STAGE)
+STEP_TIME: Final = _tell(Kind.GAUGE, "step_time_seconds", "s", "when the newest step was logged, or the run began")
+
+# The rollout pool, and each of its replicas. A time is in seconds since the epoch, so that it grows old by itself.
+ROLLOUT_TOKENS: Final = _tell(Kind.COUNTER, "rollout_tokens", "tokens", "answer tokens drawn", REPLICA)
+ROLLOUT_REQUESTS: Final = _tell(
+    Kind.GAUGE, "rollout_requests", "answers", "answers asked for and not yet drawn", REPLICA
+)
+ROLLOUT_OLDEST_TIME: Final = _tell(
+    Kind.GAUGE, "rollout_oldest_time_seconds", "s", "when the oldest of them was asked for; 0 without any", REPLICA
+)
+ROLLOUT_VERSION: Final = _tell(Kind.GAUGE, "rollout_version", "", "number of the weights that are served", REPLICA)
+ROLLOUT_WANTED_VERSION: Final = _tell(
+    Kind.GAUGE, "rollout_wanted_version", "", "number of the weights that every replica should serve"
+)
+ROLLOUT_REPLICAS: Final = _tell(Kind.GAUGE, "rollout_replicas", "", "replicas that there should be")
+
+# Judges: each pool of calls (`judge`, a second member of a panel `judge2`, `evaluation-judge`).
+JUDGE_CALLS: Final = _tell(Kind.COUNTER, "judge_calls", "calls", "replies that were asked for and came", JUDGE)
+JUDGE_LATENCY: Final = _tell(
+    Kind.HISTOGRAM,
+    "judge_latency_seconds",
+    "s",
+    "time from a request to its reply",
+    JUDGE,
+    bounds=(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0),
+)
+JUDGE_FAILED_ATTEMPTS: Final = _tell(
+    Kind.COUNTER, "judge_failed_attempts", "attempts", "requests that brought nothing, by why", JUDGE, "kind"
+)
+JUDGE_TOKENS: Final = _tell(
+    Kind.COUNTER, "judge_tokens", "tokens", "tokens of prompts and completions", JUDGE, "direction"
+)
+JUDGE_COST: Final = _tell(Kind.COUNTER, "judge_cost_usd", "USD", "cost of the replies that came", JUDGE)
+JUDGE_CACHE_HITS: Final = _tell(
+    Kind.COUNTER,
+    "judge_cache_hits",
+    "calls",
+    "calls that were spared, as the ledger or another call had the reply",
+    JUDGE,
+)
+JUDGE_QUEUED: Final = _tell(Kind.GAUGE, "judge_queued", "calls", "calls that no judge actor has taken yet", JUDGE)
+JUDGE_OLDEST_TIME: Final = _tell(
+    Kind.GAUGE, "judge_oldest_time_seconds", "s", "when the oldest of them came; 0 without any", JUDGE
+)
+JUDGE_IN_FLIGHT: Final = _tell(Kind.GAUGE, "judge_in_flight", "calls", "calls that judge actors hold", JUDGE)
+JUDGE_ACTORS_WANTED: Final = _tell(Kind.GAUGE, "judge_actors_wanted", "", "judge actors that there should be", JUDGE)
+JUDGE_ACTORS: Final = _tell(Kind.GAUGE, "judge_actors", "", "judge actors that are up", JUDGE)
+JUDGEMENTS: Final = _tell(
+    Kind.COUNTER, "judgements", "judgements", "judgements by what became of them", JUDGE, "outcome"
+)
+JUDGE_SPENT: Final = _tell(
+    Kind.GAUGE, "judge_spent_usd", "USD", "what the run and its resumptions spent, ambiguous attempts at their worst"
+)
+JUDGE_BUDGET: Final = _tell(Kind.GAUGE, "judge_budget_usd", "USD", "judge.budget_usd, where it is set")
 
 METRICS: Final[Mapping[str, Metric]] = MappingProxyType(_defined)
 
 
-@dataclass(frozen=True, slots=True)
-class MetricsRow:
-    """The values of one step of one stage. `step` counts from 1 to `total`; `time` is in seconds since the epoch."""
-
-    stage: str
-    step: int
-    total: int
-    time: float
-    values: Mapping[str, float]
-
-
-class MetricsLog:
-    """An append-only log of metrics, one JSON object a line, with TensorBoard events in `tensorboard/` beside it.
-
-    A resumed run appends to the same file and may log a step again: the later line counts. A value that is not
-    finite is written as null, which JSON can carry, and read back as NaN.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._descriptor: int | None = None
-        self._events: EventFileWriter | None = None
-
-    def append(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
-        """Log the values of one step: on return the line is with the operating system, whole."""
-        row = MetricsRow(stage, step, total, time.time(), {name: float(value) for name, value in values.items()})
-        record = {
-            "stage": row.stage,
-            "step": row.step,
-            "total": row.total,
-            "time": row.time,
-            "values": {name: value if math.isfinite(value) else None for name, value in row.values.items()},
-        }
-        line = json.dumps(record, allow_nan=False).encode() + b"\n"
-        if self._descriptor is None:
-            self._descriptor = self._open()
-        # One write of a whole line: another process that appends to the file cannot come between.
-        if os.write(self._descriptor, line) < len(line):
-            raise OSError(errno.ENOSPC, "only a part of a line of metrics could be written", str(self.path))
-        self._write_events(row)
-
-    def read(self) -> list[MetricsRow]:
-        """Every step's values, in the order of their first appearance; of a step logged twice, the later ones.
-
-        A torn last line (a crash, or a writer at work) is left out. Raises ValueError, naming the file and the line,
-        where any other line is not a row of metrics.
-        """
-        *lines, _torn = self.path.read_bytes().split(b"\n")
-        rows: dict[tuple[str, int], MetricsRow] = {}
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = _parse(line)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{self.path}, line {number}: not a row of metrics ({error!r})") from error
-            rows[row.stage, row.step] = row
-        return list(rows.values())
-
-    def close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-        if self._events is not None:
-            self._events.close()
-            self._events = None
-
-    def _open(self) -> int:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        # A line that a crash tore would swallow the next one: cut it off.
-        content = self.path.read_bytes()
-        os.ftruncate(descriptor, content.rfind(b"\n") + 1)
-        return descriptor
-
-    def _write_events(self, row: MetricsRow) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
-        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        if self._events is None:
-            self._events = EventFileWriter(str(self.path.parent / "tensorboard"))
-        values = [Summary.Value(tag=f"{row.stage}/{name}", simple_value=value) for name, value in row.values.items()]
-        self._events.add_event(Event(wall_time=row.time, step=row.step, summary=Summary(value=values)))
-        self._events.flush()
-
-
-def _parse(line: bytes) -> MetricsRow:
-    record = json.loads(line)
-    values = {name: math.nan if value is None else float(value) for name, value in record["values"].items()}
-    return MetricsRow(
-        stage=str(record["stage"]),
-        step=int(record["step"]),
-        total=int(record["total"]),
-        time=float(record["time"]),
-        values=values,
-    )
+def family_of(name: str) -> tuple[str, str]:
+    """What `METRICS` calls a metric of a log, and the part of the reward that it is of; empty where it is of none."""
+    family, slash, part = name.partition("/")
+    return (f"{family}/{{}}", part) if slash else (name, "")
