@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import ray
 
@@ -27,10 +29,18 @@ def ray_session(*, local: bool) -> Iterator[str | None]:
         logging_level=logging.WARNING,
         **({"include_dashboard": True, "dashboard_host": "127.0.0.1"} if address == "local" else {}),
     )
+    # In place of Ray's handler, which leaves at once: a job that is stopped ends as a command does at Ctrl-C.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield f"http://{context.dashboard_url}" if context.dashboard_url else None
     finally:
         ray.shutdown()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Do what Ctrl-C would, which Ray keeps from the processes of a job."""
+    handler = signal.getsignal(signal.SIGINT)
+    (handler if callable(handler) else signal.default_int_handler)(number, frame)
 
 
 def cluster_nodes() -> list[Node]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
 from functools import partial
+from typing import Any
 
+from rlaif_ray.config import Stopped
+from rlaif_ray.console import Console
 from rlaif_ray.loop import OnlineStages, train_on_policy, train_overlapped
 from rlaif_ray.metrics import ANSWER_LENGTH, KL, PPO, REWARD_MEAN, WATCH
 from rlaif_ray.pipeline.context import Round, RunContext
@@ -40,10 +44,14 @@ async def train(context: RunContext, round: Round) -> Trained:
             temperature=context.config.rollout.temperature,
         )
 
+    interrupted = asyncio.Event()
+
     def on_iteration(iteration: int, metrics: Mapping[str, float]) -> None:
         context.metrics.append(PPO, before + iteration + 1, total, metrics)
         note = f"reward {metrics[REWARD_MEAN]:.2f}, KL {metrics[KL]:.2f}, {metrics[ANSWER_LENGTH]:.1f} tokens"
         context.console.advance(iteration + 1, config.iterations, note)
+        if interrupted.is_set():
+            raise Stopped("interrupted")
 
     def on_watched(iteration: int, metrics: Mapping[str, float]) -> None:
         context.metrics.append(WATCH, before + iteration + 1, total, metrics)
@@ -58,7 +66,7 @@ async def train(context: RunContext, round: Round) -> Trained:
             partial(train_overlapped, max_staleness=config.max_staleness) if config.max_staleness else train_on_policy
         )
         # Where only the last validation is missing, the loop takes that alone.
-        await form(
+        training = form(
             OnlineStages(rollouts, reward, learner, watch),
             requests,
             range(first, config.iterations),
@@ -67,6 +75,7 @@ async def train(context: RunContext, round: Round) -> Trained:
             on_watched=on_watched,
             on_published=validator.on_published,
         )
+        await _finishing_the_iteration(training, interrupted, context.console)
         validation = await validator.take()
     finally:
         # What they hold is free for the next round's reward model.
@@ -74,6 +83,22 @@ async def train(context: RunContext, round: Round) -> Trained:
             if stage is not None:
                 stage.close()
     return Trained(labeler=await _labeler(context), resumed_from=resumed_from, validation=validation)
+
+
+async def _finishing_the_iteration(
+    training: Coroutine[Any, Any, None], interrupted: asyncio.Event, console: Console
+) -> None:
+    """Train. Where this is cancelled, sets `interrupted` and waits until training has stopped at the end of an
+    iteration, which is checkpointed; a second cancellation does not wait."""
+    task = asyncio.ensure_future(training)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        console.say("  interrupted: finishing the iteration under way, to keep it; interrupt again to end at once")
+        interrupted.set()
+        with suppress(Stopped):
+            await task
+        raise
 
 
 async def _labeler(context: RunContext) -> LabelerSummary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -136,6 +137,7 @@ class PlainLearner:
         assert iteration == self.iteration + 1, "no iteration is left out or taken twice"
         self.iteration = iteration
         self.order.append(f"step {iteration}")
+        await asyncio.sleep(0)  # a step takes time, in which an interruption may come
         return {REWARD_MEAN: 0.0, KL: 0.0, ANSWER_LENGTH: 1.0}
 
     async def publish(self) -> WeightVersion:

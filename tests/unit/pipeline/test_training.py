@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from plain_runtime import VALIDATED, Crash, Faults, PlainRuntime, only_round, plain_context
@@ -133,6 +136,44 @@ async def test_a_run_killed_at_any_moment_leaves_what_an_undisturbed_one_does(tm
         assert left(run_dir) == undisturbed, f"killed at call {at}"
         repeated = {f"validate-{one.iteration}" for one in known} & set(resumed.asked)
         assert not repeated, f"killed at call {at}"
+
+
+class Interrupted(Faults):
+    """At the call of this number the task is cancelled, as Ctrl-C does."""
+
+    task: asyncio.Task[Any]
+
+    def pass_by(self) -> None:
+        self.count += 1
+        if self.count == self.at:
+            self.task.cancel()
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+async def test_an_interrupted_run_ends_with_the_iteration_under_way_and_loses_nothing(
+    tmp_path: Path, staleness: int
+) -> None:
+    """At each of the learner's calls in turn, with checkpoints far apart. A PlainLearner that goes on refuses an
+    iteration that is taken twice or left out."""
+    counting = Faults()
+    undisturbed = PlainRuntime(tmp_path / "undisturbed", WINS, counting)
+    await _train_with(undisturbed, staleness)
+    for at in range(1, counting.count - 1):  # the last two calls write the policy of a training that is over
+        run_dir = tmp_path / str(at)
+        interruption = Interrupted(at)
+        interruption.task = asyncio.ensure_future(_train_with(PlainRuntime(run_dir, WINS, interruption), staleness))
+        with pytest.raises(asyncio.CancelledError):
+            await interruption.task
+        file = run_dir / "metrics.jsonl"
+        kept = [json.loads(line)["step"] for line in file.read_text().splitlines()]
+        resumed = await _train_with(PlainRuntime(run_dir, WINS), staleness)
+        assert resumed.resumed_from == len(kept) - 1, "what was told of is kept"
+        assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == list(range(1, len(WINS) + 1))
+
+
+async def _train_with(runtime: PlainRuntime, staleness: int) -> Trained:
+    context = plain_context(runtime, evaluate_every=None, checkpoint_every=100, max_staleness=staleness)
+    return await train(context, only_round(context))
 
 
 async def test_an_evaluation_that_a_budget_stopped_is_taken_by_the_run_that_goes_on(tmp_path: Path) -> None:
