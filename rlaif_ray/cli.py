@@ -114,11 +114,14 @@ def judge(
 ) -> None:
     """Label a file of pairs. The same command again goes on where it stopped."""
     from rlaif_ray.config import load_judge_config
+    from rlaif_ray.job import refuse_relative_outputs
     from rlaif_ray.judge.pair_files import PairFile
     from rlaif_ray.labelling import Labelling
 
     with _ending_well():
-        labelling = Labelling(load_judge_config(judge_config, overrides or ()), PairFile(pairs), out, use)
+        settings = load_judge_config(judge_config, overrides or ())
+        refuse_relative_outputs({"--out": out, "--batch-out": batch_out, "judge.ledger": settings.judge.ledger})
+        labelling = Labelling(settings, PairFile(pairs), out, use)
         if batch_in:
             print("\n".join(labelling.take_batches(batch_in)))
         if dry_run:
@@ -144,8 +147,10 @@ def export(
     ] = False,
 ) -> None:
     """Write preferences for other tools."""
+    from rlaif_ray.job import refuse_relative_outputs
     from rlaif_ray.preferences.export import export_preferences
 
+    refuse_relative_outputs({"--out": out})
     print(export_preferences(preferences, out, form, conversational=conversational))
 
 
@@ -186,12 +191,12 @@ def serve_reward(
         asyncio.run(serve_reward(directory, config, lambda line: print(line, flush=True)))
 
 
-def main() -> None:
-    """The console command."""
+def main(command: str | None = None) -> None:
+    """The console command, or the one of its commands that a job's entry point stands for."""
     from rlaif_ray.config import UserError
 
     try:
-        app()
+        app(sys.argv[1:] if command is None else [command, *sys.argv[1:]], prog_name="rlaif")
     except UserError as error:
         print(f"rlaif: {error}", file=sys.stderr)
         sys.exit(2)
@@ -246,8 +251,10 @@ def _label(labelling: Labelling) -> None:
 
 def _run(path: Path, overrides: Sequence[str] | None, only: str | None = None, *, local: bool = False) -> None:
     from rlaif_ray.config import load_config
+    from rlaif_ray.job import refuse_relative_outputs
 
     config = load_config(path, overrides or ())
+    refuse_relative_outputs({"run_dir": config.run_dir, "judge.ledger": config.judge.ledger})
     if _already_finished(config, only):
         return
     with _ending_well():

@@ -1,9 +1,6 @@
-"""`ray job submit --working-dir . -- python scripts/run.py CONFIG [key=value ...]`: the whole recipe as a job."""
-
-import sys
+"""`rlaif run` as a job: `ray job submit --working-dir . -- python scripts/run.py ...`."""
 
 from rlaif_ray.cli import main
 
 if __name__ == "__main__":
-    sys.argv.insert(1, "run")
-    main()
+    main("run")

@@ -1,0 +1,6 @@
+"""`rlaif collect` as a job: `ray job submit --working-dir . -- python scripts/collect.py ...`."""
+
+from rlaif_ray.cli import main
+
+if __name__ == "__main__":
+    main("collect")
