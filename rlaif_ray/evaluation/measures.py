@@ -98,15 +98,20 @@ def outcomes_of_margins(margins: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def outcome_of_preference(preference: Preference) -> float | None:
-    """The outcome for response_a: 1, 0.5 or 0; None where the preference was not scored.
+    """The outcome for response_a: 1, 0.5 or 0; None where the preference was not scored."""
+    return outcome_of_label(preference.p, preference.consistent) if preference.outcome is Outcome.SCORED else None
+
+
+def outcome_of_label(p: float | None, consistent: bool | None) -> float | None:
+    """The outcome for the answer that `p` is of: 1, 0.5 or 0; None without a label.
 
     A judge that changes its mind with the order of presentation has named no winner: that is a tie.
     """
-    if preference.outcome is not Outcome.SCORED or preference.p is None:
+    if p is None:
         return None
-    if preference.consistent is False or preference.p == 0.5:
+    if consistent is False or p == 0.5:
         return 0.5
-    return 1.0 if preference.p > 0.5 else 0.0
+    return 1.0 if p > 0.5 else 0.0
 
 
 def _agreement(margins: NDArray[np.float64], reference_margins: NDArray[Any], valid: NDArray[np.bool_]) -> Agreement:
