@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rlaif_ray.records import Judgement, Order, Outcome
 from rlaif_ray.report.columns import numbers, read_columns, require_columns
+from rlaif_ray.report.drawing import taken_in_turn
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -276,16 +277,11 @@ def _cases(path: Path, questions: _Questions, seed: int) -> tuple[Case, ...]:
         Kind.OVER_BUDGET: questions.outcome == _OUTCOMES.index(Outcome.OVER_BUDGET),
     }
     generator = np.random.default_rng(seed)
-    candidates = [(kind, generator.permutation(np.flatnonzero(held))) for kind, held in of_kind.items()]
-    in_turn = [
-        (turn, place, kind, int(drawn[turn]))
-        for place, (kind, drawn) in enumerate(candidates)
-        for turn in range(min(_CASES_SHOWN, len(drawn)))
-    ]
-    chosen = sorted(sorted(in_turn)[:_CASES_SHOWN], key=lambda each: each[1])
+    chosen = taken_in_turn(
+        {kind: generator.permutation(np.flatnonzero(held)).tolist() for kind, held in of_kind.items()}, _CASES_SHOWN
+    )
     rows_of = {
-        number: sorted({int(questions.first_row[number]), int(questions.last_row[number])})
-        for _, _, _, number in chosen
+        number: sorted({int(questions.first_row[number]), int(questions.last_row[number])}) for _, number in chosen
     }
     judgements = _judgements_at(path, sorted(row for rows in rows_of.values() for row in rows))
     return tuple(
@@ -294,7 +290,7 @@ def _cases(path: Path, questions: _Questions, seed: int) -> tuple[Case, ...]:
             p=float(questions.p_ab[number] + 1 - questions.p_ba[number]) / 2 if both[number] else None,
             shown=tuple(ShownJudgement(judgements[row], _answer(judgements[row].raw_reply)) for row in rows_of[number]),
         )
-        for _, _, kind, number in chosen
+        for kind, number in chosen
     )
 
 

@@ -92,13 +92,13 @@ def outline(name: str, values: NDArray[np.float64], edges: NDArray[np.float64], 
     }
 
 
-def interval_bars(estimates: Sequence[Estimate], colour: str) -> dict[str, Any]:
-    """The 95 % intervals of points, as a trace's `error_x` or `error_y`."""
+def interval_bars(estimates: Sequence[Estimate | None], colour: str) -> dict[str, Any]:
+    """The 95 % intervals of points, as a trace's `error_x` or `error_y`; none where a point has none."""
     return {
         "type": "data",
         "symmetric": False,
-        "array": [each.high - each.value for each in estimates],
-        "arrayminus": [each.value - each.low for each in estimates],
+        "array": [each and each.high - each.value for each in estimates],
+        "arrayminus": [each and each.value - each.low for each in estimates],
         "color": colour,
         "thickness": 2,
         "width": 5,

@@ -74,9 +74,8 @@ def _panel(drift: _Drift, rounds: Sequence[RoundSummary]) -> Figure:
         "marker": {"size": 7},
     }
     if drift.interval is not None:
-        # Without an interval, one of no width: nothing is drawn.
-        intervals = [drift.interval(one) or (value, value) for one, value in measured]
-        estimates = [Estimate(value, *each) for (_, value), each in zip(measured, intervals, strict=True)]
+        intervals = [(value, drift.interval(one)) for one, value in measured]
+        estimates = [interval and Estimate(value, *interval) for value, interval in intervals]
         trace["error_y"] = interval_bars(estimates, FIRST)
     return Figure(
         id=f"rounds-{drift.id}",

@@ -15,20 +15,21 @@ from rlaif_ray.report.summary import Summary
 def validation_figure(rows: Sequence[MetricsRow], summary: Summary) -> Figure | None:
     """The win rate over the iterations, with the policy that each round took."""
     logged = sorted((row for row in rows if row.stage == metrics.VALIDATION), key=lambda row: row.step)
-    points = [(row.step, _estimate(row)) for row in logged if math.isfinite(row.values[metrics.WIN_RATE])]
+    measured = [row for row in logged if math.isfinite(row.values[metrics.WIN_RATE])]
+    points = [(row.step, row.values[metrics.WIN_RATE]) for row in measured]
     if not points:
         return None
     policies = [one.policy for one in summary.rounds] or [summary.policy]
     taken = {policy.taken_iteration for policy in policies}
-    chosen = [(step, estimate.value) for step, estimate in points if step in taken]
+    chosen = [(step, won) for step, won in points if step in taken]
     traces = [
         {
             "type": "scatter",
             "mode": "lines+markers",
             "name": "win rate",
             "x": [step for step, _ in points],
-            "y": [estimate.value for _, estimate in points],
-            "error_y": interval_bars([estimate for _, estimate in points], FIRST),
+            "y": [won for _, won in points],
+            "error_y": interval_bars([_estimate(row) for row in measured], FIRST),
             "line": {"color": FIRST, "width": 2},
             "marker": {"size": 6},
         },
@@ -59,7 +60,7 @@ def validation_figure(rows: Sequence[MetricsRow], summary: Summary) -> Figure | 
     )
 
 
-def _estimate(row: MetricsRow) -> Estimate:
-    """With an interval of no width where it has none: nothing is drawn."""
+def _estimate(row: MetricsRow) -> Estimate | None:
+    """None where there is no interval."""
     value, low, high = (row.values[name] for name in (metrics.WIN_RATE, metrics.WIN_RATE_LOW, metrics.WIN_RATE_HIGH))
-    return Estimate(value, low, high) if math.isfinite(low) and math.isfinite(high) else Estimate(value, value, value)
+    return Estimate(value, low, high) if math.isfinite(low) and math.isfinite(high) else None
