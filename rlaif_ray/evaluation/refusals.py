@@ -34,8 +34,10 @@ _ADVERBS = rf"(?:(?:(?!only\b)\w+ly|just|in good conscience|(?:and|or) {_CANNOT}
 _SERVE = (
     r"(?:help|assist|aid|provide|offer|supply|comply|fulfil+|answer|respond|discuss|engage|participate|advise|instruct"
     r"|disclose|reveal|share|generate|create|produce|write|draft|compose|teach|show|do (?:that|this|so|it)|give|support"
-    r"|walk you|guide you|diagnose|prescribe|tell (?:you|anyone)|say|describe|explain|recommend (?:any|ways|how))\b"
+    r"|walk you|guide you|diagnose|prescribe|tell (?:you|anyone)|say|describe|explain|recommend|suggest|encourage"
+    r"|promote|endorse|condone|satisfy|ask (?:for|about|how|such))\b"
 )
+_FITTING = r"(?:appropriate|ethical|right|acceptable|okay|safe|responsible|respectful)"
 _MY_RULES = r"my (?:\w+ )?(?:guidelines|programming|polic(?:y|ies)|principles|values|rules|training)"
 _REFUSAL = _any_of(
     rf"\bi ?{_ADVERBS}{_WILL_NOT},? {_ADVERBS}{_SERVE}",
@@ -47,8 +49,10 @@ _REFUSAL = _any_of(
     r"\b(?:not|isn't) (?:something|anything|a \w+)(?: that)? i(?:'m| am| can|'ll| will)\b",
     rf"\bsomething(?: that)? i {_CANNOT}\b",
     rf"\b(?:request|question)\b.* {_CANNOT} be (?:fulfilled|answered|completed|processed)\b",
-    rf"\b(?:inappropriate|unethical|irresponsible|wrong|not (?:appropriate|ethical|right))(?: for me)? to {_SERVE}",
-    rf"\bagainst {_MY_RULES}\b",
+    rf"\b(?:inappropriate|unethical|irresponsible|wrong|(?:not|never|n't) {_FITTING}(?:,? (?:or|and) {_FITTING})*)"
+    rf"(?: for me)? to {_SERVE}",
+    r"\bi\b.{0,40} (?:don't|do not) (?:condone|endorse|have (?:access|the (?:ability|capability)))\b",
+    rf"\b(?:against|not within) {_MY_RULES}\b",
     rf"\b{_MY_RULES} (?:(?:do not|don't|does not|doesn't) (?:allow|permit)|prohibit|prevent|forbid)",
 )
 # They look like refusals and are none.
