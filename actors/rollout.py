@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
@@ -15,11 +15,15 @@ from numpy.typing import NDArray
 from actors.spawn import spawn
 from actors.weight_transfer import SentWeights, arriving
 from rlaif_ray.config import PolicyConfig, RolloutConfig
-from rlaif_ray.engines.vllm_rollout import TokenRequest, VllmRolloutEngine
-from rlaif_ray.prompts import encode_prompt
-from rlaif_ray.records import Rollouts, SampleRequest, WeightVersion
+from rlaif_ray.constitution.chain import RevisionChain
+from rlaif_ray.constitution.driving import converse
+from rlaif_ray.engines.vllm_replies import VllmReplies, decoded, encoded
+from rlaif_ray.engines.vllm_rollout import VllmRolloutEngine
+from rlaif_ray.records import Chain, Rollouts, SampleRequest, WeightVersion
 from rlaif_ray.stages import Shards, WeightMismatch
 from rlaif_ray.weights import WeightTransfer
+
+T = TypeVar("T")
 
 
 class RolloutWorker:
@@ -34,7 +38,6 @@ class RolloutWorker:
             model,
             dtype=policy.dtype,
             context_tokens=policy.context_tokens,
-            max_answer_tokens=policy.max_answer_tokens,
             threads=rollout.resources.threads,
             kv_cache_gib=rollout.kv_cache_gib,
             gpu_memory_utilization=rollout.gpu_memory_utilization,
@@ -43,6 +46,7 @@ class RolloutWorker:
             weight_transfer=transfer,
             keeps_requests=rollout.on_update == "keep",
         )
+        self._max_answer_tokens = policy.max_answer_tokens
         self._keeps_requests = rollout.on_update == "keep"
         self._turn = asyncio.Lock()
 
@@ -72,7 +76,8 @@ class RolloutWorker:
         """Draw answers from `version`, or, where requests are kept, from a newer one that has come meanwhile."""
         async with self._turn:
             await self._ensure(version)
-            drawing = self._engine.begin([self._encoded(request) for request in requests])
+            longest = self._max_answer_tokens
+            drawing = self._engine.begin([encoded(self._engine, request, longest) for request in requests])
             while not self._engine.is_done(drawing):
                 self._engine.step()
                 if self._keeps_requests:
@@ -80,6 +85,12 @@ class RolloutWorker:
                     await asyncio.sleep(0)
                     await self._turn.acquire()
             return self._engine.rollouts(drawing)
+
+    async def converse(self, chains: Sequence[RevisionChain], version: WeightVersion) -> list[Chain]:
+        """Draw chains of replies from `version`; a load waits until all are whole."""
+        async with self._turn:
+            await self._ensure(version)
+            return converse(chains, VllmReplies(self._engine))
 
     async def logprobs(self, rollouts: Rollouts, version: WeightVersion) -> NDArray[np.float32]:
         async with self._turn:
@@ -107,26 +118,13 @@ class RolloutWorker:
             self._engine.take(part)
         self._engine.finish_load(version)
 
-    def _encoded(self, request: SampleRequest) -> TokenRequest:
-        return TokenRequest(
-            request.sample_id,
-            request.group_id,
-            request.prompt.id,
-            tuple(encode_prompt(self._engine.tokenizer, request.prompt)),
-            request.seed,
-            request.temperature,
-        )
-
     def decode(self, rollouts: Rollouts) -> list[str]:
         """The answers as people and judges read them."""
-        return [
-            self._engine.tokenizer.decode(rollouts.answer(row), skip_special_tokens=True).strip()
-            for row in range(len(rollouts))
-        ]
+        return decoded(self._engine, rollouts)
 
 
 class RolloutPool:
-    """Handles of the replicas. Requests are split evenly and in order; Ray retries a lost replica's share."""
+    """Handles of the replicas. What is asked is split evenly and in order; Ray retries a lost replica's share."""
 
     def __init__(
         self,
@@ -134,11 +132,14 @@ class RolloutPool:
         policy: PolicyConfig,
         rollout: RolloutConfig,
         transfer: WeightTransfer = "object_store",
+        *,
+        name: str = "rollout",
     ) -> None:
+        """The replicas' actors are called `name` and a number."""
         self._replicas: list[Any] = [
             spawn(
                 RolloutWorker,
-                f"rollout-{index}",
+                f"{name}-{index}",
                 rollout.resources,
                 args=(str(model), policy, rollout, transfer),
                 restarts=True,
@@ -161,12 +162,12 @@ class RolloutPool:
 
     def generate(self, requests: Sequence[SampleRequest]) -> Shards[Rollouts]:
         version = self._serving()
-        bounds = np.linspace(0, len(requests), len(self._replicas) + 1).astype(int)
-        return tuple(
-            replica.generate.remote(requests[start:end], version)
-            for replica, start, end in zip(self._replicas, bounds, bounds[1:], strict=False)
-            if end > start
-        )
+        return tuple(replica.generate.remote(share, version) for replica, share in self._shares(requests))
+
+    def converse(self, chains: Sequence[RevisionChain]) -> Shards[list[Chain]]:
+        """Start drawing the chains; returns at once."""
+        version = self._serving()
+        return tuple(replica.converse.remote(share, version) for replica, share in self._shares(chains))
 
     def logprobs(self, rollouts: Shards[Rollouts]) -> Shards[NDArray[np.float32]]:
         """Log-probabilities (sum of answer lengths,) of given answers under the weights that are loaded."""
@@ -185,6 +186,13 @@ class RolloutPool:
     def close(self) -> None:
         for replica in self._replicas:
             ray.kill(replica)
+
+    def _shares(self, items: Sequence[T]) -> Iterator[tuple[Any, Sequence[T]]]:
+        """Each replica with its share of the items. Those that would have none are left out."""
+        bounds = np.linspace(0, len(items), len(self._replicas) + 1).astype(int)
+        for replica, start, end in zip(self._replicas, bounds, bounds[1:], strict=False):
+            if end > start:
+                yield replica, items[start:end]
 
     def _serves(self, version: WeightVersion) -> bool:
         return self._version is not None and self._version.fingerprint == version.fingerprint

@@ -30,6 +30,7 @@ class TokenRequest:
     prompt: tuple[int, ...]
     seed: int
     temperature: float
+    max_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,6 @@ class VllmRolloutEngine:
         *,
         dtype: Dtype,
         context_tokens: int,
-        max_answer_tokens: int,
         threads: int,
         kv_cache_gib: int,
         gpu_memory_utilization: float,
@@ -81,7 +81,7 @@ class VllmRolloutEngine:
             # No prompt may meet another's cache from before an exchange, and no step may be under way during one.
             arguments |= {"enable_prefix_caching": False, "async_scheduling": False}
         self._keeps_requests = keeps_requests
-        self._max_answer_tokens = max_answer_tokens
+        self.context_tokens = context_tokens
         self._tolerance = _CANARY_TOLERANCE[dtype]
         self._llm = LLM(**arguments, weight_transfer_config={"backend": register(weight_transfer)})
         self._finished: dict[str, Any] = {}
@@ -109,7 +109,7 @@ class VllmRolloutEngine:
                 SamplingParams(
                     temperature=request.temperature,
                     seed=request.seed,
-                    max_tokens=self._max_answer_tokens,
+                    max_tokens=request.max_tokens,
                     logprobs=0,
                     detokenize=False,
                 ),

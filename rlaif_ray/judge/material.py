@@ -1,4 +1,5 @@
-"""What a judge is shown or held to beside the question: few-shot examples, criteria, a rubric, principles.
+"""What a judge is shown or held to beside the question: few-shot examples, criteria, a rubric, principles; and what a
+policy revises its answers by: a constitution and worked revisions.
 
 Each is a YAML or JSON list in a file that a user writes, or one that is shipped. A bad file is refused when it is
 read, with the place in it. This module knows nothing of templates: they say where its texts stand.
@@ -15,21 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from rlaif_ray.config import UserError
-
-SHIPPED = Path(__file__).parent / "material"
+from rlaif_ray.judge.material_files import find, read_list, repetitions, sift
 
 LEVELS = (1, 2, 3, 4, 5)
 """The levels of every criterion of a rubric, from the worst."""
@@ -37,7 +27,7 @@ LEVELS = (1, 2, 3, 4, 5)
 
 def _said(text: str) -> str:
     if not text.strip():
-        raise ValueError("must not be blank")
+        raise ValueError("must not be blank; write something")
     return text
 
 
@@ -49,7 +39,7 @@ def _all_levels(levels: dict[int, str]) -> dict[int, str]:
 
 Verbatim = Annotated[str, AfterValidator(_said)]
 Sentence = Annotated[str, StringConstraints(strip_whitespace=True), AfterValidator(_said)]
-Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 
 
 class _Item(BaseModel):
@@ -82,12 +72,39 @@ class Criterion(_Item):
 
 
 class Principle(_Item):
-    """One sentence of a constitution, by which a pair is judged (Bai et al. 2022, Constitutional AI, section 4.1)."""
+    """One principle of a constitution. A pair is judged by its text, and an answer is criticised and revised on its
+    requests (Bai et al. 2022, Constitutional AI, sections 3.1 and 4.1)."""
 
     id: Sentence
     text: Sentence
+    critique: Sentence | None = None
+    revision: Sentence | None = None
     weight: Weight = 1.0
     tags: tuple[Sentence, ...] = ()
+
+
+class RevisingPrinciple(Principle):
+    """A principle that has what revising by it needs."""
+
+    critique: Sentence
+    revision: Sentence
+
+
+class RevisionExample(_Item):
+    """A worked critique and revision, shown to a model before it is asked for its own."""
+
+    prompt: Verbatim
+    answer: Verbatim
+    critique_request: Sentence
+    critique: Verbatim
+    revision_request: Sentence
+    revision: Verbatim
+
+    @model_validator(mode="after")
+    def _roles_differ(self) -> RevisionExample:
+        if self.critique == self.revision:
+            raise ValueError("critique and revision are the same; say in one what is wrong, and in the other do better")
+        return self
 
 
 @dataclass(frozen=True)
@@ -126,38 +143,52 @@ def load_material(
 
 def load_examples(name: str) -> tuple[Example, ...]:
     """Few-shot examples. No pair may stand there twice, least of all with both answers called better."""
-    path, examples = _load(name, "examples", Example)
+    path, examples = _load(name, "judge.examples", "examples", Example)
     seen: dict[Hashable, tuple[int, str]] = {}
     for number, example in enumerate(examples, start=1):
         better = example.answer_a if example.better == "a" else example.answer_b
         pair = (example.prompt, frozenset({example.answer_a, example.answer_b}))
         earlier, earlier_better = seen.setdefault(pair, (number, better))
         if earlier_better != better:
-            raise UserError(f"{path}: items {earlier} and {number} contradict each other on one pair; keep one of them")
+            raise UserError(f"{path}, items {earlier} and {number} contradict each other on one pair; keep one of them")
         if earlier != number:
-            raise UserError(f"{path}: items {earlier} and {number} are the same pair; keep one of them")
+            raise UserError(f"{path}, items {earlier} and {number} are the same pair; keep one of them")
     return examples
 
 
 def load_criteria(name: str) -> tuple[str, ...]:
     """Plain sentences that say what to weigh."""
-    path, criteria = _load(name, "criteria", Sentence)
+    path, criteria = _load(name, "judge.criteria", "criteria", Sentence)
     _refuse_repetition(path, "text", criteria)
     return criteria
 
 
 def load_rubric(name: str) -> tuple[Criterion, ...]:
     """Criteria with levels."""
-    path, rubric = _load(name, "rubric", Criterion)
+    path, rubric = _load(name, "judge.rubric", "rubric", Criterion)
     _refuse_repetition(path, "name", [criterion.name for criterion in rubric])
     return rubric
 
 
 def load_principles(name: str) -> tuple[Principle, ...]:
-    """A constitution's principles."""
-    path, principles = _load(name, "principles", Principle)
+    """A constitution to judge by."""
+    path, principles = _load(name, "judge.principles", "principles", Principle)
     _refuse_repetition(path, "id", [principle.id for principle in principles])
     return principles
+
+
+def load_constitution(name: str) -> tuple[RevisingPrinciple, ...]:
+    """A constitution to revise by: every principle has both of its requests."""
+    path, principles = _load(name, "constitution.principles", "principles", RevisingPrinciple)
+    _refuse_repetition(path, "id", [principle.id for principle in principles])
+    return principles
+
+
+def load_revision_examples(name: str) -> tuple[RevisionExample, ...]:
+    """Worked critiques and revisions, to be shown in their order."""
+    path, examples = _load(name, "constitution.examples", "revisions", RevisionExample)
+    _refuse_repetition(path, "prompt", [example.prompt for example in examples])
+    return examples
 
 
 T = TypeVar("T")
@@ -189,37 +220,18 @@ def _uniform(seed: int, key: str, index: int) -> float:
 
 
 def _fields(item: Any) -> Any:
-    return item.model_dump()
+    # A judge never reads the requests of a principle.
+    return item.model_dump(exclude={"critique", "revision"})
 
 
-def _load(name: str, kind: str, item: type[T]) -> tuple[Path, tuple[T, ...]]:
-    path = SHIPPED / f"{name}.yaml"
-    if not path.is_file():
-        path = Path(name)
-    if not path.is_file():
-        shipped = ", ".join(sorted(file.stem for file in SHIPPED.glob(f"{kind}*.yaml")))
-        raise UserError(f"judge.{kind}: no file {name!r} and none shipped of that name ({shipped})")
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{path}{line}: is not YAML ({error.problem}); correct or quote what stands there") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as YAML in UTF-8 ({' '.join(str(error).split())})") from None
-    if not isinstance(tree, list) or not tree:
-        raise UserError(f"{path}: must be a list with at least one item, each starting with `- `")
-    try:
-        return path, TypeAdapter(tuple[item, ...]).validate_python(tree)  # type: ignore[valid-type]
-    except ValidationError as error:
-        problem = error.errors()[0]
-        number, *keys = problem["loc"]
-        place = f"item {int(number) + 1}" + "".join(f", {key}" for key in keys)
-        message = str(problem["ctx"]["error"]) if problem["type"] == "value_error" else problem["msg"]
-        raise UserError(f"{path}, {place}: {message}") from None
+def _load(name: str, key: str, shipped: str, kind: type[T]) -> tuple[Path, tuple[T, ...]]:
+    path = find(name, key, shipped)
+    right, wrong = sift(read_list(path), kind)
+    if wrong:
+        raise UserError(f"{path}, {wrong[0]}")
+    return path, tuple(right.values())
 
 
 def _refuse_repetition(path: Path, what: str, values: Sequence[str]) -> None:
-    for number, value in enumerate(values, start=1):
-        earlier = values.index(value) + 1
-        if earlier != number:
-            raise UserError(f"{path}: items {earlier} and {number} have the same {what} {value!r}; change one of them")
+    for sentence in repetitions(what, dict(enumerate(values, start=1))):
+        raise UserError(f"{path}, {sentence}")

@@ -32,7 +32,6 @@ class Engine:
             model,
             dtype="float32",
             context_tokens=33,
-            max_answer_tokens=8,
             threads=1,
             kv_cache_gib=1,
             gpu_memory_utilization=0.5,
@@ -68,7 +67,7 @@ def load(version: WeightVersion, weights: Weights, parts: int = 3) -> Callable[[
 
 def requests(count: int, temperature: float = 1.0) -> list[TokenRequest]:
     return [
-        TokenRequest(f"s{n}", f"g{n}", f"p{n}", (1, 4 + n % 30, 9, 5), seed=1000 + n, temperature=temperature)
+        TokenRequest(f"s{n}", f"g{n}", f"p{n}", (1, 4 + n % 30, 9, 5), 1000 + n, temperature, max_tokens=8)
         for n in range(count)
     ]
 

@@ -37,4 +37,4 @@ def test_it_names_every_shipped_file() -> None:
     names = {
         path.stem for folder in ("templates", "templates/scores", "material") for path in (shipped / folder).glob("*.*")
     }
-    assert {name for name in names if f"`{name}`" not in PAGE} == {"headlines", "rubric"}
+    assert {name for name in names if f"`{name}`" not in PAGE} == {"headlines", "discretion", "rubric"}

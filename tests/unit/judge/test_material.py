@@ -12,19 +12,31 @@ from hypothesis import strategies as st
 
 from rlaif_ray.config import UserError
 from rlaif_ray.judge.material import (
-    SHIPPED,
     Material,
+    Principle,
     draw,
+    load_constitution,
     load_criteria,
     load_examples,
     load_material,
     load_principles,
+    load_revision_examples,
     load_rubric,
 )
+from rlaif_ray.judge.material_files import SHIPPED
 
 EXAMPLE = {"prompt": "Say hello.", "answer_a": "Hello!", "answer_b": "Go away.", "better": "a"}
 LEVELS = {str(level): f"Level {level}." for level in range(1, 6)}
 CRITERION = {"name": "manners", "question": "Is it kind?", "levels": LEVELS}
+PRINCIPLE = {"id": "kind", "text": "Be kind.", "critique": "Is the answer kind?", "revision": "Make it kind."}
+REVISION = {
+    "prompt": "Say hello.",
+    "answer": "Go away.",
+    "critique_request": "Is the answer kind?",
+    "critique": "It is not.",
+    "revision_request": "Make it kind.",
+    "revision": "Hello!",
+}
 
 
 def test_shipped_files_load_by_name() -> None:
@@ -42,7 +54,28 @@ def test_shipped_files_load_by_name() -> None:
         "criteria-quality",
         "rubric-quality",
         "principles",
+        "revisions",
+        "discretion",
     }
+
+
+def test_the_shipped_constitution_is_one_to_revise_by() -> None:
+    constitution = load_constitution("principles")
+    assert len(constitution) >= 16
+    assert [principle.id for principle in constitution] == [one.id for one in load_principles("principles")]
+    assert {"harm", "privacy", "honesty", "helpfulness"} <= {tag for one in constitution for tag in one.tags}
+    examples = load_revision_examples("revisions")
+    assert len(examples) >= 4
+    # A model that is shown faults alone finds some in every answer.
+    assert Counter(example.answer == example.revision for example in examples) == {False: len(examples) - 1, True: 1}
+
+
+def test_a_judge_is_not_told_of_requests(tmp_path: Path) -> None:
+    """They are none of what it reads, and no change of them is one of its question."""
+    judged = Material(principles=(Principle(id="kind", text="Be kind."),))
+    revised = Material(principles=(Principle(id="kind", text="Be kind.", critique="Is it?", revision="Make it."),))
+    heavier = Material(principles=(Principle(id="kind", text="Be kind.", weight=2.0),))
+    assert judged.hash == revised.hash != heavier.hash
 
 
 def test_a_file_of_ones_own_is_yaml_or_json(tmp_path: Path) -> None:
@@ -79,29 +112,29 @@ def test_the_hash_names_all_that_the_judge_is_shown() -> None:
         (load_examples, [], r": must be a list with at least one item"),
         (load_examples, {"prompt": "Say hello."}, r": must be a list"),
         (load_examples, None, r": must be a list"),
-        (load_examples, [EXAMPLE, {"prompt": "Say."}], r", item 2, answer_a: Field required"),
-        (load_examples, [EXAMPLE | {"better": "c"}], r", item 1, better: Input should be 'a' or 'b'"),
-        (load_examples, [EXAMPLE | {"answer": "x"}], r", item 1, answer: Extra inputs are not permitted"),
+        (load_examples, [EXAMPLE, {"prompt": "Say."}], r", item 2, answer_a: is missing; write it"),
+        (load_examples, [EXAMPLE | {"better": "c"}], r", item 1, better: Input should be 'a' or 'b', not 'c'"),
+        (load_examples, [EXAMPLE | {"answer": "x"}], r", item 1, answer: is not a known key; did you mean answer_"),
         (load_examples, [EXAMPLE | {"answer_b": " \n"}], r", item 1, answer_b: must not be blank"),
-        (load_examples, [EXAMPLE | {"prompt": 7}], r", item 1, prompt: Input should be a valid string"),
+        (load_examples, [EXAMPLE | {"prompt": 7}], r", item 1, prompt: must be a text, not 7; write one, in quotes"),
         (load_examples, [EXAMPLE | {"answer_b": "Hello!"}], r", item 1: answer_a and answer_b are the same"),
-        (load_examples, [EXAMPLE, EXAMPLE], r": items 1 and 2 are the same pair"),
-        (load_examples, [EXAMPLE, EXAMPLE | {"better": "b"}], r": items 1 and 2 contradict each other"),
+        (load_examples, [EXAMPLE, EXAMPLE], r", items 1 and 2 are the same pair"),
+        (load_examples, [EXAMPLE, EXAMPLE | {"better": "b"}], r", items 1 and 2 contradict each other"),
         (
             load_examples,
             [EXAMPLE, EXAMPLE | {"answer_a": "Go away.", "answer_b": "Hello!"}],
-            r": items 1 and 2 contradict each other",
+            r", items 1 and 2 contradict each other",
         ),
         (
             load_examples,
             [EXAMPLE, EXAMPLE | {"answer_a": "Go away.", "answer_b": "Hello!", "better": "b"}],
-            r": items 1 and 2 are the same pair",
+            r", items 1 and 2 are the same pair",
         ),
-        (load_criteria, ["Be kind.", 7], r", item 2: Input should be a valid string"),
-        (load_criteria, ["Be kind.", "Be true.", "Be kind."], r": items 1 and 3 have the same text 'Be kind\.'"),
-        (load_rubric, [CRITERION, CRITERION], r": items 1 and 2 have the same name 'manners'"),
-        (load_rubric, [CRITERION | {"weight": 0}], r", item 1, weight: Input should be greater than 0"),
-        (load_rubric, [CRITERION | {"weight": "inf"}], r", item 1, weight: Input should be a finite number"),
+        (load_criteria, ["Be kind.", 7], r", item 2: must be a text, not 7; write one, in quotes"),
+        (load_criteria, ["Be kind.", "Be true.", "Be kind."], r", items 1 and 3 have the same text 'Be kind\.'"),
+        (load_rubric, [CRITERION, CRITERION], r", items 1 and 2 have the same name 'manners'"),
+        (load_rubric, [CRITERION | {"weight": 0}], r", item 1, weight: must be a number above 0, not 0"),
+        (load_rubric, [CRITERION | {"weight": "inf"}], r", item 1, weight: must be a number above 0, not 'inf'"),
         (
             load_rubric,
             [CRITERION | {"levels": {"1": "Bad.", "5": "Good."}}],
@@ -112,8 +145,14 @@ def test_the_hash_names_all_that_the_judge_is_shown() -> None:
         (
             load_principles,
             [{"id": "kind", "text": "Be kind."}, {"id": "kind", "text": "Be true."}],
-            r": items 1 and 2 have the same id 'kind'",
+            r", items 1 and 2 have the same id 'kind'",
         ),
+        (load_constitution, [{"id": "kind", "text": "Be kind."}], r", item 1, critique: is missing; write it"),
+        (load_constitution, [PRINCIPLE | {"revision": ""}], r", item 1, revision: must not be blank"),
+        (load_constitution, [PRINCIPLE, PRINCIPLE], r", items 1 and 2 have the same id 'kind'"),
+        (load_revision_examples, [REVISION | {"note": "x"}], r", item 1, note: is not a known key; known here: prompt"),
+        (load_revision_examples, [REVISION | {"revision": "It is not."}], r", item 1: critique and revision are the"),
+        (load_revision_examples, [REVISION, REVISION], r", items 1 and 2 have the same prompt 'Say hello\.'"),
     ],
 )
 def test_a_bad_file_is_refused_with_the_place(tmp_path: Path, load, items, sentence: str) -> None:  # type: ignore[no-untyped-def]
@@ -131,6 +170,13 @@ def test_a_syntax_error_names_its_line(tmp_path: Path) -> None:
         load_criteria(str(path))
 
 
+def test_a_key_that_stands_twice_names_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("- id: kind\n  text: Be kind.\n  text: Be true.\n")
+    with pytest.raises(UserError, match=rf"^{path}, line 3: is not YAML \('text' stands there twice\)"):
+        load_principles(str(path))
+
+
 def test_what_is_not_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(b"- caf\xe9\n")
@@ -141,6 +187,10 @@ def test_what_is_not_text_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_names_the_shipped_ones() -> None:
     with pytest.raises(UserError, match=r"^judge\.rubric: no file 'nope' and none shipped .*\(rubric-quality\)"):
         load_rubric("nope")
+    with pytest.raises(UserError, match=r"^constitution\.principles: no file 'nope' and none .*\(principles\)"):
+        load_constitution("nope")
+    with pytest.raises(UserError, match=r"^constitution\.examples: no file 'nope' and none .*\(revisions\)"):
+        load_revision_examples("nope")
 
 
 @given(st.integers(), st.text(), st.lists(st.floats(0.01, 100), min_size=1, max_size=8), st.data())
