@@ -40,6 +40,7 @@ lint: setup
 
 docs: setup
 	$(BIN)/python -m scripts.config_reference
+	$(BIN)/python -m scripts.dashboards
 
 # Complete locks for both kinds of machine, from pyproject.toml. PyPI's torch stands for the CPU build, which it lacks.
 lock: setup

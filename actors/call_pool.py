@@ -20,10 +20,12 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from actors.coalesce import Coalescer
+from actors.exporting import Exporter
 from actors.judge_workers import ApiWorker, Batch, Call, LabelerWorker
 from actors.ledger import LedgerHandle
 from actors.limiter import Limiter
 from actors.spawn import spawn
+from rlaif_ray import metrics
 from rlaif_ray.config import EndpointConfig, Stopped, UserError
 from rlaif_ray.judge.autoscale import Bounds, Load, wanted_actors
 from rlaif_ray.judge.ledger import Account, NotInLedger, Refusal, answer_of
@@ -119,6 +121,8 @@ class CallPool:
         self._scaler: asyncio.Task[None] | None = None
         self._fault: Exception | None = None
         self._spent = ""
+        self._export = Exporter(run=account.run, judge=name)
+        self._prompt_tokens = self._completion_tokens = 0
         self.calls = 0
         self.cost_usd = 0.0
 
@@ -159,9 +163,11 @@ class CallPool:
         if job is None:
             stored = await self._lookup(key)
             if stored is not None:
+                self._export.add(metrics.JUDGE_CACHE_HITS)
                 return answer_of(key, stored, cached=True)
             job = self._jobs.get(key)  # another question may have brought it meanwhile
         if job is not None:
+            self._export.add(metrics.JUDGE_CACHE_HITS)
             return replace(await asyncio.shield(job.answer), cached=True, attempts=0)
         if self._price is None:
             return await self._enqueue(Call(key, request, purpose, 0.0, ""))
@@ -188,6 +194,9 @@ class CallPool:
         if answer.reply is not None and not answer.cached:
             self.calls += 1
             self.cost_usd += answer.reply.cost_usd or 0.0
+            self._prompt_tokens += answer.reply.prompt_tokens
+            self._completion_tokens += answer.reply.completion_tokens
+            self._export.observe(metrics.JUDGE_LATENCY, answer.reply.latency_s)
         return answer
 
     async def _look_up(self, keys: list[str]) -> list[Reply | Refusal | None]:
@@ -221,6 +230,7 @@ class CallPool:
             throttled=bool(self._queue and self._limiter is not None and await self._limiter.throttled()),
         )
         wanted = wanted_actors(load, bounds)
+        self._tell(load, wanted)
         for _ in range(wanted - len(active)):
             self._spawn()
         # The least busy go, and finish what they hold first.
@@ -229,6 +239,18 @@ class CallPool:
         for worker in [worker for worker in self._workers if worker.draining and not worker.held]:
             logger.info("%s has nothing to do and ends", worker.name)
             self._dismiss(worker)
+
+    def _tell(self, load: Load, wanted: int) -> None:
+        export = self._export
+        export.set(metrics.JUDGE_QUEUED, load.queued)
+        export.set(metrics.JUDGE_OLDEST_TIME, time.time() - load.oldest_s if load.queued else 0.0)
+        export.set(metrics.JUDGE_IN_FLIGHT, load.in_flight)
+        export.set(metrics.JUDGE_ACTORS_WANTED, wanted)
+        export.set(metrics.JUDGE_ACTORS, sum(worker.up for worker in self._workers))
+        export.total(metrics.JUDGE_CALLS, self.calls)
+        export.total(metrics.JUDGE_COST, self.cost_usd)
+        export.total(metrics.JUDGE_TOKENS, self._prompt_tokens, direction="prompt")
+        export.total(metrics.JUDGE_TOKENS, self._completion_tokens, direction="completion")
 
     def _spawn(self) -> None:
         name = f"{self._name}-{self._spawned}"

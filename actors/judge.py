@@ -15,8 +15,10 @@ import ray
 from ray.exceptions import RayTaskError
 
 from actors.call_pool import CallPool, cause_of
+from actors.exporting import Exporter
 from actors.ledger import LedgerHandle, ledger_here
 from actors.spawn import spawn
+from rlaif_ray import metrics
 from rlaif_ray.config import ActorResources, JudgeConfig, Stopped
 from rlaif_ray.judge.guard import abstention_stop, abstention_warning
 from rlaif_ray.judge.ledger import Account, LedgerTotals
@@ -75,6 +77,7 @@ class JudgePool:
         ]
         self._run = run
         self._ledger = ledger
+        self._export = Exporter(run=run, judge=name)
         self._beginning: asyncio.Task[None] | None = None
         self._window = asyncio.Semaphore(_PAIRS_AT_A_TIME)
         self._outcomes: Counter[Outcome] = Counter()
@@ -149,6 +152,7 @@ class JudgePool:
     def _count(self, judgements: Sequence[Judgement]) -> None:
         for judgement in judgements:
             self._outcomes[judgement.outcome] += 1
+            self._export.add(metrics.JUDGEMENTS, outcome=judgement.outcome)
             self._cached += judgement.cache_hit
         scored, abstained = self._outcomes[Outcome.SCORED], self._outcomes[Outcome.ABSTAINED]
         if not self._warned and (warning := abstention_warning(scored, abstained)) is not None:

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 import ray
 
 from actors.coalesce import Coalescer
+from actors.exporting import Exporter
 from actors.ledger import LedgerHandle
 from actors.limiter import CallTooLarge, Limiter
+from rlaif_ray import metrics
 from rlaif_ray.config import EndpointConfig, UserError
 from rlaif_ray.judge.ledger import Account, Admission, Intent, Loss, Receipt, Refusal, Verdict, answer_of
 from rlaif_ray.judge.rate_limit import Lease, Priority
@@ -67,7 +69,10 @@ class ApiWorker:
         self._account = account
         self._ledger = ledger
         self._limiter = Limiter(endpoint)
-        self._id = ray.get_runtime_context().get_actor_id()
+        context = ray.get_runtime_context()
+        self._id = context.get_actor_id()
+        pool, _, _number = context.get_actor_name().rpartition("-")
+        self._export = Exporter(run=account.run, judge=pool)
         self._random = random.Random()
         self._spent = ""
         self._intend: Coalescer[Intent, Admission] = Coalescer(lambda intents: ledger.call("intend", intents, account))
@@ -180,6 +185,7 @@ class ApiWorker:
         return None
 
     async def _failed_attempt(self, call: Call, lease: Lease, attempt: int, failure: Failure) -> Answer | Failure:
+        self._export.add(metrics.JUDGE_FAILED_ATTEMPTS, kind=failure.kind)
         if failure.kind is FailureKind.QUOTA:
             # At once, and without giving the lease back before the word has spread: nothing more may go out, here or
             # from a worker that does not know yet.

@@ -6,6 +6,7 @@ It is handed references and fetches the batch from the object store itself; weig
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -61,12 +62,23 @@ class LearnerRank:
         """One iteration on the shards behind these references. Every rank must be asked, with the same ones."""
         from rlaif_ray.policy.staleness import mean_staleness
 
+        begun = time.monotonic()
         shards: list[Rollouts] = ray.get(list(rollouts))
+        drawn = time.monotonic()
         staleness = mean_staleness(shards, self._version, at_most=self._config.ppo.max_staleness)
         self._watch.begin()
-        measured = self._update.step(iteration, shards, ray.get(list(scores)))
+        given = ray.get(list(scores))
+        scored = time.monotonic()
+        measured = self._update.step(iteration, shards, given)
+        learnt = time.monotonic()
         self._watch.end(_trained(measured))
-        return measured | {metrics.STALENESS: staleness}
+        return measured | {
+            metrics.STALENESS: staleness,
+            metrics.GENERATE_SECONDS: drawn - begun,
+            metrics.SCORE_SECONDS: scored - drawn,
+            metrics.LEARN_SECONDS: learnt - scored,
+            metrics.LEARN_TOKENS_PER_SECOND: sum(len(shard.answer_tokens) for shard in shards) / (learnt - scored),
+        }
 
     def publish(self) -> WeightVersion | None:
         """The weights as a new version, from rank 0; None from the others. Every rank must be asked."""

@@ -12,7 +12,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
+from actors.exporting import Exporter
 from actors.spawn import shared
+from rlaif_ray import metrics
 from rlaif_ray.judge.ledger import Account, Admission, Intent, Ledger, LedgerTotals, Loss, Receipt, Refusal
 from rlaif_ray.judge.request import Reply
 
@@ -27,6 +29,7 @@ class LedgerActor:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._pools: set[str] = set()
+        self._accounts: dict[str, Account] = {}
 
     @cached_property
     def _ledger(self) -> Ledger:
@@ -39,13 +42,16 @@ class LedgerActor:
         return self._ledger.over_budget(worst_usd, account)
 
     def intend(self, intents: Sequence[Intent], account: Account) -> list[Admission]:
+        self._accounts[account.run] = account
         return self._ledger.intend(intents, account, time.time())
 
     def record(self, receipts: Sequence[Receipt]) -> None:
         self._ledger.record(receipts)
+        self._tell()
 
     def lose(self, losses: Sequence[Loss]) -> None:
         self._ledger.lose(losses)
+        self._tell()
 
     def release(self, holder: str) -> None:
         self._ledger.release(holder)
@@ -67,6 +73,14 @@ class LedgerActor:
         if not self._pools:
             self._ledger.close()
         return not self._pools
+
+    def _tell(self) -> None:
+        """What those who buy here have spent so far."""
+        for run, account in self._accounts.items():
+            export = Exporter(run=run)
+            export.set(metrics.JUDGE_SPENT, self._ledger.spent_usd(run))
+            if account.budget_usd is not None:
+                export.set(metrics.JUDGE_BUDGET, account.budget_usd)
 
 
 class LedgerHandle:

@@ -27,7 +27,7 @@ _FREE = re.compile(
     r"|(evaluation\.)?judge\.(ledger|replay|retry_refused|prices|unknown_price|budget_usd|when_spent|fallback"
     r"|max_abstained)(\..*)?"
     r"|.*\.(resources|actors)(\..*)?|rollout\.(gpu_memory_utilization|kv_cache_gib)"
-    r"|learner\.(weight_transfer|weight_bucket_mib)|ppo\.checkpoint_every"
+    r"|learner\.(weight_transfer|weight_bucket_mib)|ppo\.checkpoint_every|tracking(\..*)?"
 )
 
 

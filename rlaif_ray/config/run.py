@@ -146,6 +146,9 @@ class RunConfig(Section):
     ppo: PpoConfig = PpoConfig()
     dpo: DpoConfig = DpoConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: tuple[Literal["wandb", "mlflow"], ...] = ()
+    """Trackers that are told what the run logs, beside TensorBoard. Each needs its package, and reads its own
+    environment variables for where it writes and by which key."""
 
     @property
     def fits_a_reward_model(self) -> bool:

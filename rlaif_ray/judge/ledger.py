@@ -291,9 +291,13 @@ class Ledger:
             replies=self._number("SELECT count(*) FROM replies WHERE refused = 0"),
             calls=self._number("SELECT count(*) FROM attempts WHERE state = 'answered' AND run = ?", run),
             ambiguous=self._number("SELECT count(*) FROM attempts WHERE state = 'ambiguous' AND run = ?", run),
-            spent_usd=money.spent / _PICO,
+            spent_usd=self.spent_usd(run),
             reserved_usd=money.reserved / _PICO,
         )
+
+    def spent_usd(self, run: str) -> float:
+        """Known costs of a run, and ambiguous attempts at their worst."""
+        return self._money_of(run).spent / _PICO
 
     def close(self) -> None:
         self._database.close()
