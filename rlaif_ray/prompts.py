@@ -100,13 +100,13 @@ def read_demonstrations(config: SftConfig, seed: int) -> list[Demonstration]:
 def gold_of(config: PromptsConfig) -> Gold | None:
     """The source's gold utility, where one is known. Only evaluation may ask for it."""
     source = toy_source(config.path)
-    return source and source.gold_utility
+    return None if source is None else source.gold_utility
 
 
 def conduct_of(config: PromptsConfig) -> Callable[[Prompt, str], Conduct] | None:
     """What tells how an answer to the source's prompts behaves, where that is known. Only evaluation may ask for it."""
     source = toy_source(config.path)
-    return source and source.conduct
+    return None if source is None else source.conduct
 
 
 def take(prompts: Sequence[Prompt], start: int, count: int, seed: int) -> list[Prompt]:

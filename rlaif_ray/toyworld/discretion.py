@@ -133,10 +133,11 @@ def request_of(prompt: Prompt) -> Request:
     request = Request(tuple(asked), dict(zip(warned[1::2], warned[::2], strict=False)))
     if (
         words != request.content.split()
-        or not len(set(asked)) == ASKED_PER_PROMPT
-        or not len(set(request.warnings.values())) == len(request.warnings) == WARNINGS_PER_PROMPT
+        or len(set(asked)) != ASKED_PER_PROMPT
+        or len(request.warnings) != WARNINGS_PER_PROMPT
+        or len(set(request.warnings.values())) != WARNINGS_PER_PROMPT
         or not {*asked, *request.warnings} <= set(FACTS)
-        or not {*request.warnings.values()} <= set(KINDS)
+        or not set(request.warnings.values()) <= set(KINDS)
         or not request.tellable
     ):
         raise ValueError(f"prompt {prompt.id!r} is not a Discretion prompt: {prompt.text!r}")

@@ -18,7 +18,7 @@ from rlaif_ray.toyworld.discretion import (
     helpful_utility,
     request_of,
 )
-from rlaif_ray.toyworld.drawing import FACTS, distinct_prompts, generator
+from rlaif_ray.toyworld.drawing import FACTS, distinct_prompts, generator, one_of
 from rlaif_ray.toyworld.raters import RaterLabel, compare
 
 # Demonstrators tell all that is asked; or they leave a fact out; or they have one wrong.
@@ -82,7 +82,7 @@ def helpful_answer(prompt: Prompt, rng: np.random.Generator) -> str:
         told.pop()
     if slip == 2:
         invented = [fact for fact in FACTS if fact not in prompt.text.split()]
-        told.insert(rng.integers(len(told) + 1), _one_of(invented, rng))
+        told.insert(rng.integers(len(told) + 1), one_of(invented, rng))
     return " ".join(told)
 
 
@@ -94,9 +94,9 @@ def varied_answer(prompt: Prompt, rng: np.random.Generator) -> str:
     asked = request_of(prompt).asked
     told = [fact for fact in _shuffled(asked, rng) if rng.random() < 0.7]
     if rng.random() < 0.2:
-        told.insert(rng.integers(len(told) + 1), _one_of([fact for fact in FACTS if fact not in asked], rng))
+        told.insert(rng.integers(len(told) + 1), one_of([fact for fact in FACTS if fact not in asked], rng))
     if told and rng.random() < 0.15:
-        told.insert(rng.integers(len(told) + 1), _one_of(told, rng))
+        told.insert(rng.integers(len(told) + 1), one_of(told, rng))
     if not told or rng.random() < 0.2:
         told.insert(0, SORRY)
     return " ".join(told)
@@ -124,7 +124,3 @@ def _distinct_prompts(count: int, rng: np.random.Generator, *, red_team: bool) -
 
 def _shuffled(words: Sequence[str], rng: np.random.Generator) -> list[str]:
     return [words[place] for place in rng.permutation(len(words))]
-
-
-def _one_of(words: Sequence[str], rng: np.random.Generator) -> str:
-    return words[rng.integers(len(words))]

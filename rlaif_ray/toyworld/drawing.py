@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -37,6 +37,10 @@ FACTS = (
 def generator(seed: int, stream: int) -> np.random.Generator:
     """One of the streams that a seed names; each world numbers its own."""
     return np.random.default_rng([seed, stream])
+
+
+def one_of(words: Sequence[str], rng: np.random.Generator) -> str:
+    return words[int(rng.integers(len(words)))]
 
 
 def distinct_prompts(world: str, count: int, world_size: int, draw: Callable[[int], Iterable[str]]) -> list[Prompt]:

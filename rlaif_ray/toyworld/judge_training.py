@@ -3,7 +3,7 @@
 It learns from simulated raters, who are noisy and lean to the answer shown first, on answers of every quality and of
 no policy's making. They also mark every word as headline, brief, invented or repeat; a head that learns those marks is
 dropped afterwards. Its corpus is written straight as token ids, a batch at a time; a test holds that against the real
-template and tokenizer. Steps are pinned, not seconds, so that the judge is the same on any day.
+template and tokenizer.
 """
 
 from __future__ import annotations
@@ -14,23 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from torch.nn import functional
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BatchEncoding,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
 
 from rlaif_ray.judge.templates import load_template
 from rlaif_ray.records import Order, Pair
+from rlaif_ray.toyworld.asking import AskedModel
 from rlaif_ray.toyworld.drawing import FACTS
 from rlaif_ray.toyworld.headlines import (
     BRIEF_UTILITY,
@@ -46,14 +34,25 @@ from rlaif_ray.toyworld.headlines import (
     prompts,
 )
 from rlaif_ray.toyworld.raters import FIRST_POSITION_LEAN, RATER_NOISE
+from rlaif_ray.toyworld.small_llama import (
+    PAD,
+    SPECIAL_TOKENS,
+    UNK,
+    UNLEARNT,
+    Batch,
+    Recipe,
+    build_model,
+    build_tokenizer,
+    save,
+    train,
+)
 
-PAD, UNK, BOS, EOS = "<pad>", "<unk>", "<s>", "</s>"
 _TEMPLATE_WORDS = ("News", ":", "Summary", "1", "2", "Better", "summary", "headlines", "briefs")
-VOCABULARY = (PAD, UNK, BOS, EOS, *_TEMPLATE_WORDS, *FACTS)
+VOCABULARY = (*SPECIAL_TOKENS, *_TEMPLATE_WORDS, *FACTS)
 _ID = {word: index for index, word in enumerate(VOCABULARY)}
 
 # A judge has no turns to mark: its prompt is the messages as they are, whoever is asked to go on.
-_CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 # Words that no answer of this world may use, as an answer's word index: template words and one unknown word.
 _STRAY_TOKENS = (_ID[UNK], _ID["headlines"], _ID["briefs"], _ID["1"], _ID["2"])
@@ -64,26 +63,20 @@ _FIRST_ANSWER, _BETWEEN_ANSWERS = 16, 5
 
 _HEADLINE, _BRIEF, _INVENTED, _REPEAT = range(4)
 _UTILITY_OF_KIND = np.array([HEADLINE_UTILITY, BRIEF_UTILITY, INVENTED_UTILITY, REPEAT_UTILITY])
-# A mark names a word's kind and the answer that it stands in.
+# A mark names a word's kind and the answer that it stands in, before the last layer adds the words up.
+_MARKED_LAYER = 2
 _MARKS = 2 * len(_UTILITY_OF_KIND)
-_UNMARKED = -100  # what cross_entropy leaves out by default
 
-
-@dataclass(frozen=True, slots=True)
-class JudgeRecipe:
-    """How the judge is made: `steps` of `batch_size` pairs each, every pair seen once."""
-
-    seed: int = 20_240
-    steps: int = 1_800
-    batch_size: int = 128
-    learning_rate: float = 2e-3
-    warmup_fraction: float = 0.1
-    weight_decay: float = 0.01
-    marked_layer: int = 2  # whose output the words' marks are read from, before the last layer adds them up
-    hidden_size: int = 64
-    layers: int = 3
-    heads: int = 2
-    intermediate_size: int = 128
+RECIPE = Recipe(
+    seed=20_240,
+    steps=1_800,
+    batch_size=128,
+    learning_rate=2e-3,
+    hidden_size=64,
+    layers=3,
+    heads=2,
+    intermediate_size=128,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,71 +92,23 @@ class Answers:
         return np.arange(LONGEST_ANSWER) < self.lengths[:, None]
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Judge prompts with the raters' labels, padded on the right, where a causal model does not look.
-
-    `tokens` (B, 41), `lengths` (B,), `labels` (B,), the token of the answer named, and `marks` (B, 41), each answer
-    word's kind, with the second answer's kinds counted on from the first's, and -100 elsewhere.
-    """
-
-    tokens: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    marks: NDArray[np.int64]
-
-
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word. Fence marks, which change with the content, are unknown words."""
-    tokenizer = Tokenizer(WordLevel(_ID, unk_token=UNK))
-    tokenizer.pre_tokenizer = Whitespace()
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        unk_token=UNK,
-        bos_token=BOS,
-        eos_token=EOS,
-        chat_template=_CHAT_TEMPLATE,
-        model_max_length=256,
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def build_model(recipe: JudgeRecipe) -> LlamaForCausalLM:
-    torch.manual_seed(recipe.seed)
-    return LlamaForCausalLM(  # type: ignore[no-untyped-call]
-        LlamaConfig(
-            vocab_size=len(VOCABULARY),
-            hidden_size=recipe.hidden_size,
-            intermediate_size=recipe.intermediate_size,
-            num_hidden_layers=recipe.layers,
-            num_attention_heads=recipe.heads,
-            max_position_embeddings=256,
-            # The usual 0.02 suits wide models. At this width it leaves attention flat, and the judge never learns to
-            # look a word up.
-            initializer_range=recipe.hidden_size**-0.5,
-            tie_word_embeddings=True,
-            pad_token_id=_ID[PAD],
-            bos_token_id=_ID[BOS],
-            eos_token_id=_ID[EOS],
-        )
-    )
-
-
 def draw_batch(size: int, rng: np.random.Generator) -> Batch:
-    """Judge prompts on freshly drawn news and answers, labelled by one rater each."""
+    """Judge prompts on freshly drawn news and answers, whose last target is the label of one rater. A mark is a word's
+    kind, the second answer's kinds counted on from the first's."""
     facts = draw_facts(size, rng)
     first, second = draw_pair(facts, rng)
     logit = (utilities(facts, first) - utilities(facts, second)) / RATER_NOISE + FIRST_POSITION_LEAN
     names_first = rng.random(size) < 1.0 / (1.0 + np.exp(-logit))
     tokens, lengths = encode_pairs(facts, first, second)
-    marks = np.full(tokens.shape, _UNMARKED)
+    marks, targets = np.full(tokens.shape, UNLEARNT), np.full(tokens.shape, UNLEARNT)
+    targets[np.arange(size), lengths - 1] = np.where(names_first, _ID["1"], _ID["2"])
     starts = (np.full(size, _FIRST_ANSWER), _FIRST_ANSWER + first.lengths + _BETWEEN_ANSWERS)
     for place, (answers, start) in enumerate(zip((first, second), starts, strict=True)):
         kinds = word_kinds(facts, answers)
         rows, positions = np.nonzero(answers.counted)
         marks[rows, start[rows] + positions] = kinds[rows, positions] + place * len(_UTILITY_OF_KIND)
-    return Batch(tokens, lengths, np.where(names_first, _ID["1"], _ID["2"]), marks)
+    longest = lengths.max()
+    return Batch(tokens[:, :longest], targets[:, :longest], {_MARKED_LAYER: marks[:, :longest]})
 
 
 def draw_pair(facts: NDArray[np.int64], rng: np.random.Generator) -> tuple[Answers, Answers]:
@@ -259,46 +204,11 @@ def encode_pairs(
     return np.where(closed_up < 0, _ID[PAD], closed_up), lengths
 
 
-def train_judge(recipe: JudgeRecipe, on_step: Callable[[int, float], None]) -> LlamaForCausalLM:
-    """Trains the judge on one thread; `on_step` hears each step's number and the label's loss in nats."""
-    torch.set_num_threads(1)
-    model = build_model(recipe)
-    mark_head = torch.nn.Linear(recipe.hidden_size, _MARKS)
-    parameters = [*model.parameters(), *mark_head.parameters()]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        max_lr=recipe.learning_rate,
-        total_steps=recipe.steps,
-        pct_start=recipe.warmup_fraction,
-        cycle_momentum=False,
-    )
-    rng = np.random.default_rng(recipe.seed)
-    for step in range(1, recipe.steps + 1):
-        batch = draw_batch(recipe.batch_size, rng)
-        longest = int(batch.lengths.max())
-        tokens, marks = (torch.from_numpy(array[:, :longest]) for array in (batch.tokens, batch.marks))
-        output = model.model(input_ids=tokens, output_hidden_states=True)
-        last = output.last_hidden_state[torch.arange(recipe.batch_size), torch.from_numpy(batch.lengths) - 1]
-        label_loss = functional.cross_entropy(model.lm_head(last), torch.from_numpy(batch.labels))
-        mark_logits = mark_head(output.hidden_states[recipe.marked_layer])
-        mark_loss = functional.cross_entropy(mark_logits.flatten(0, 1), marks.flatten())
-        optimizer.zero_grad()
-        torch.autograd.backward(label_loss + mark_loss)
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        on_step(step, label_loss.item())
-    return model
-
-
-def save_judge(model: LlamaForCausalLM, directory: Path) -> None:
-    """Writes config, weights (float32 safetensors) and tokenizer as a Hugging Face directory."""
-    model.save_pretrained(directory)
-    # In tokenizer_config.json rather than a file beside it: one package-data pattern then covers the judge.
-    build_tokenizer().save_pretrained(directory, save_jinja_files=False)
+def make_judge(recipe: Recipe, directory: Path, on_step: Callable[[int, float], None]) -> None:
+    """Trains the judge and writes it to `directory`; `on_step` hears as in `train`."""
+    model = build_model(recipe, len(VOCABULARY))
+    train(model, recipe, draw_batch, {_MARKED_LAYER: _MARKS}, on_step)
+    save(model, build_tokenizer(VOCABULARY, CHAT_TEMPLATE), directory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,24 +246,11 @@ def padded_pairs(count: int, seed: int) -> list[Pair]:
 
 def measure_judge(directory: Path, pairs: Sequence[Pair]) -> JudgeQuality:
     """Asks the judge in `directory` about each pair in both orders, through the template that labelling uses."""
-    template = load_template("headlines")
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    labels = tokenizer.convert_tokens_to_ids(list(template.labels))
-    tokenizer.padding_side = "left"  # so that the last position is every prompt's last token
+    template, model = load_template("headlines"), AskedModel(directory)
     log_odds = []
     mass = 1.0
     for order in (Order.AB, Order.BA):
-        rendered = [
-            [{"role": message.role, "content": message.content} for message in template.question(pair, order).choose()]
-            for pair in pairs
-        ]
-        inputs = tokenizer.apply_chat_template(
-            rendered, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
-        )
-        assert isinstance(inputs, BatchEncoding)
-        with torch.inference_mode():
-            logprobs = model(**inputs, logits_to_keep=1).logits[:, -1].log_softmax(dim=-1)[:, labels].numpy()
+        logprobs = model.label_logprobs([template.question(pair, order).choose() for pair in pairs], template.labels)
         log_odds.append(logprobs[:, 0] - logprobs[:, 1])
         mass = min(mass, float(np.exp(logprobs).sum(axis=1).min()))
     ab, ba = log_odds

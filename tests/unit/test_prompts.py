@@ -14,7 +14,9 @@ from transformers import PreTrainedTokenizerFast
 from rlaif_ray.config import PromptsConfig, SftConfig, UserError
 from rlaif_ray.prompts import (
     PromptSplit,
+    conduct_of,
     encode_prompt,
+    gold_of,
     read_demonstrations,
     read_prompts,
     sample_requests,
@@ -185,6 +187,38 @@ def test_the_toy_worlds_references_are_demonstrators_answers() -> None:
     assert [prompt.id for prompt in referred.train] == [prompt.id for prompt in plain.train]
     assert all(prompt.reference is None for prompt in plain.train)
     assert all(0 < len((prompt.reference or "").split()) <= 5 for prompt in referred.train)
+
+
+def test_red_team_prompts_are_another_source_of_the_same_world() -> None:
+    ordinary, red_team = (
+        PromptsConfig(path=f"toyworld:{name}", limit=40) for name in ("discretion", "discretion-red-team")
+    )
+    splits = [read_prompts(config, seed=3) for config in (ordinary, red_team)]
+    assert not {prompt.id for prompt in splits[0].train} & {prompt.id for prompt in splits[1].train}
+    for config, split in zip((ordinary, red_team), splits, strict=True):
+        gold, conduct = gold_of(config), conduct_of(config)
+        assert gold is not None
+        assert conduct is not None
+        assert gold(split.train[0], "") == 0
+        assert conduct(split.train[0], "").evasive
+
+
+def test_only_a_source_that_knows_tells_gold() -> None:
+    headlines, file = PromptsConfig(path="toyworld:headlines"), PromptsConfig(path="prompts.jsonl")
+    assert gold_of(headlines) is not None
+    assert gold_of(file) is conduct_of(file) is conduct_of(headlines) is None
+
+
+def test_demonstrations_of_the_toy_world_are_as_many_as_asked_for() -> None:
+    for path in ("toyworld:headlines", "toyworld:discretion"):
+        assert len(read_demonstrations(SftConfig(demonstrations=path, limit=30), seed=0)) == 30
+
+
+def test_what_the_toy_world_does_not_have_is_refused() -> None:
+    with pytest.raises(UserError, match="'toyworld:headline' is no source of the toy world; known here: toyworld:head"):
+        read_prompts(PromptsConfig(path="toyworld:headline"), seed=0)
+    with pytest.raises(UserError, match=r"sft\.demonstrations: toyworld:discretion-red-team has none"):
+        read_demonstrations(SftConfig(demonstrations="toyworld:discretion-red-team"), seed=0)
 
 
 def test_validation_takes_held_out_prompts_off_the_evaluation() -> None:

@@ -148,13 +148,20 @@ def test_as_many_as_the_limit(tmp_path: Path) -> None:
     assert [row.rejected for row in read(tmp_path, *rows, limit=2)] == ["y0", "y1"]
 
 
-def test_the_toy_worlds_raters_are_people() -> None:
-    config = PreferenceFileConfig(path="toyworld:headlines", limit=200, weight=2.0)
+@pytest.mark.parametrize("path", ["toyworld:headlines", "toyworld:discretion"])
+def test_the_toy_worlds_raters_are_people(path: str) -> None:
+    config = PreferenceFileConfig(path=path, limit=200, weight=2.0)
     rows = read_preference_file(config, "reward.preferences", seed=3, held_out=0.25)
     assert len(rows) == len({row.pair_id for row in rows}) == 200
     assert {(row.label_source, row.p, row.weight) for row in rows} == {("human", 1.0, 2.0)}
     assert [row.split for row in rows] == [split_of(row.prompt_id, 3, 0.25) for row in rows]
     assert {row.split for row in rows} == {"train", "test"}
+
+
+def test_a_source_without_raters_is_refused() -> None:
+    config = PreferenceFileConfig(path="toyworld:discretion-red-team")
+    with pytest.raises(UserError, match=r"reward\.preferences: toyworld:discretion-red-team has no raters"):
+        read_preference_file(config, "reward.preferences", seed=0, held_out=0.0)
 
 
 def test_another_runs_file_keeps_what_it_says_and_names_nothing_of_ours(tmp_path: Path) -> None:

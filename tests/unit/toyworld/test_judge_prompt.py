@@ -10,10 +10,12 @@ from rlaif_ray.records import Order, Pair, Prompt
 from rlaif_ray.toyworld import judge_training
 from rlaif_ray.toyworld.drawing import FACTS
 from rlaif_ray.toyworld.headlines import draw_facts, gold_utility
-from rlaif_ray.toyworld.judge_training import VOCABULARY, Answers
+from rlaif_ray.toyworld.judge_training import CHAT_TEMPLATE, VOCABULARY, Answers
+from rlaif_ray.toyworld.small_llama import UNLEARNT, build_tokenizer
 
 STRAY_WORDS = ("fog", "headlines", "briefs", "1", "2")
 ROWS = 300
+TOKENIZER = build_tokenizer(VOCABULARY, CHAT_TEMPLATE)
 
 
 def text_of(answers: Answers, row: int) -> str:
@@ -35,7 +37,7 @@ def drawn() -> tuple[np.ndarray, Answers, Answers]:
 
 def test_fast_token_ids_are_those_of_the_template(drawn: tuple[np.ndarray, Answers, Answers]) -> None:
     facts, first, second = drawn
-    template, tokenizer = load_template("headlines"), judge_training.build_tokenizer()
+    template, tokenizer = load_template("headlines"), TOKENIZER
     tokens, lengths = judge_training.encode_pairs(facts, first, second)
     for row in range(ROWS):
         pair = Pair("p", prompt_of(facts[row]), text_of(first, row), text_of(second, row))
@@ -64,27 +66,32 @@ def test_answers_cover_every_quality(drawn: tuple[np.ndarray, Answers, Answers])
 
 def test_marks_stand_on_the_answers_words() -> None:
     batch = judge_training.draw_batch(ROWS, np.random.default_rng(1))
-    marked = batch.marks >= 0
+    (marks,) = batch.marks.values()
+    marked, lengths = marks >= 0, (batch.tokens != TOKENIZER.pad_token_id).sum(axis=1)
     fact_ids = {VOCABULARY.index(fact) for fact in FACTS}
-    kinds = batch.marks % 4
+    kinds = marks % 4
     for row in range(ROWS):
         tokens, named = batch.tokens[row], batch.tokens[row, [4, 5, 6, 8, 9, 10]]
-        assert marked[row].sum() == batch.lengths[row] - 25
+        assert marked[row].sum() == lengths[row] - 25
         assert all(token in named[:3] for token in tokens[marked[row] & (kinds[row] == 0)])
         assert all(token in named[3:] for token in tokens[marked[row] & (kinds[row] == 1)])
         outside = fact_ids - set(tokens[marked[row]].tolist()) - set(named.tolist())
-        assert not set(tokens[: batch.lengths[row]].tolist()) & outside
+        assert not set(tokens[: lengths[row]].tolist()) & outside
 
 
 def test_raters_labels_follow_gold_and_lean_to_the_first() -> None:
     batch = judge_training.draw_batch(4_000, np.random.default_rng(2))
     one, two = VOCABULARY.index("1"), VOCABULARY.index("2")
-    assert set(batch.labels.tolist()) == {one, two}
-    assert 0.53 < (batch.labels == one).mean() < 0.65
+    rows, places = np.nonzero(batch.targets != UNLEARNT)
+    assert rows.tolist() == list(range(4_000))
+    assert (places == (batch.tokens != TOKENIZER.pad_token_id).sum(axis=1) - 1).all()
+    labels = batch.targets[rows, places]
+    assert set(labels.tolist()) == {one, two}
+    assert 0.53 < (labels == one).mean() < 0.65
 
 
 def test_special_tokens_are_distinct() -> None:
-    tokenizer = judge_training.build_tokenizer()
+    tokenizer = TOKENIZER
     ids = {tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}
     assert len(ids) == 4
     assert tokenizer("begin_5925daf8 1 2")["input_ids"] == [
