@@ -278,13 +278,22 @@ def _already_finished(config: RunConfig, only: str | None) -> bool:
 def _run_stages(config: RunConfig, only: str | None, *, local: bool) -> None:
     import asyncio
 
+    from actors.exporting import LogExport  # noqa: TID251
     from actors.runtime import RayRuntime  # noqa: TID251
     from actors.session import ray_session  # noqa: TID251
     from rlaif_ray.console import Console
+    from rlaif_ray.metrics.following import followed
+    from rlaif_ray.metrics.trackers import trackers_of
     from rlaif_ray.pipeline import Pipeline, Stage, steps_of
-    from rlaif_ray.report.summary import closing_lines
+    from rlaif_ray.report.summary import Summary, closing_lines
 
     stage: Stage | None = None if only is None else Stage(only)
+    trackers = trackers_of(config)
+
+    async def go(pipeline: Pipeline) -> Summary | None:
+        async with followed(config.run_dir, [LogExport(config), *trackers], console.say):
+            return await pipeline.run(stage)
+
     with (
         Console(stages=len(steps_of(config)) if stage is None else 1) as console,
         ray_session(local=local) as dashboard,
@@ -293,6 +302,6 @@ def _run_stages(config: RunConfig, only: str | None, *, local: bool) -> None:
         if dashboard is not None:
             console.say(f"Ray dashboard: {dashboard}")
         runtime = RayRuntime(config, say=console.say)
-        summary = asyncio.run(Pipeline(config, runtime, console).run(stage))
+        summary = asyncio.run(go(Pipeline(config, runtime, console)))
     if summary is not None and stage in (None, Stage.REPORT):
         print("\n".join(closing_lines(summary)))
