@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+from ray.exceptions import RayTaskError
 
 from actors import trainer
+from actors.call_pool import cause_of
 from actors.judge import Judges, start_judges
 from actors.learner import LearnerGroup
 from actors.reward import RewardPool
@@ -67,6 +69,28 @@ class RayRuntime:
             checkpoints=directory.checkpoints("dpo"),
             metrics=directory.metrics,
         )
+
+    async def keep_model(self, name: str, key: str, directory: Path) -> None:
+        from rlaif_ray.policy.given import keep_given
+
+        # Loading a large model is work for the cluster, not for the driver.
+        task = ray.remote(keep_given).options(num_cpus=0)
+        try:
+            await task.remote(name, key, self._config.policy, directory)
+        except RayTaskError as error:
+            raise cause_of(error) from None
+
+    async def revisers(self, model: Path) -> RolloutPool:
+        from rlaif_ray.policy.given import conversation_tokens
+
+        config, constitution = self._config, self._config.constitution
+        assert constitution is not None
+        longest = conversation_tokens(model, constitution.max_context_tokens)
+        policy = config.policy.model_copy(update={"max_prompt_tokens": longest - config.policy.max_answer_tokens - 1})
+        pool = RolloutPool(model, policy, config.rollout, name="reviser")
+        await self._up("reviser", config.rollout.resources, pool.ready())
+        await pool.load(await self.directory_version(model, 0))
+        return pool
 
     async def rollouts(self) -> RolloutPool:
         if self._rollouts is None:

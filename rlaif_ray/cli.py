@@ -49,6 +49,21 @@ def run(config: ConfigPath, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def constitute(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A YAML config; with --check, also a constitution or its examples.")
+    ],
+    overrides: Overrides = None,
+    check: Annotated[bool, typer.Option("--check", help="Say what is wrong with the constitution, and stop.")] = False,
+) -> None:
+    """Have the policy criticise and revise its answers to red-team prompts by the principles of a constitution."""
+    if check:
+        _check_constitution(config, overrides)
+    else:
+        _run(config, overrides, "constitute")
+
+
+@app.command()
 def sft(config: ConfigPath, overrides: Overrides = None) -> None:
     """Teach the policy by demonstrations, or take the given model as it is."""
     _run(config, overrides, "sft")
@@ -212,6 +227,23 @@ def _nodes() -> list[Node]:
 
     with ray_session(local=False):
         return cluster_nodes()
+
+
+def _check_constitution(path: Path, overrides: Sequence[str] | None) -> None:
+    """Of a config, the files that it names; of anything else, the file itself."""
+    from rlaif_ray.config import UserError, holds_config, load_config
+    from rlaif_ray.constitution.checking import check, lines
+
+    names: list[str | None] = [str(path)]
+    if holds_config(path):
+        constitution = load_config(path, overrides or ()).constitution
+        if constitution is None:
+            raise UserError(f"{path} has no constitution; give it a section of that name, or name a file of principles")
+        names = [constitution.principles, constitution.examples]
+    found = [check(name) for name in names if name is not None]
+    print("\n\n".join("\n".join(lines(one)) for one in found))
+    if any(one.errors for one in found):
+        raise typer.Exit(2)
 
 
 @contextmanager

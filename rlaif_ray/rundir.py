@@ -66,6 +66,11 @@ class RunDirectory:
         return self.path / "ledger.sqlite"
 
     @property
+    def chains(self) -> Path:
+        """A directory of files."""
+        return self.path / "constitution" / "chains"
+
+    @property
     def preferences(self) -> Path:
         return self.path / "preferences" / "preferences.parquet"
 

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from rlaif_ray.judge.ledger import LedgerTotals
 from rlaif_ray.judge.progress import JudgeProgress
+from rlaif_ray.constitution.chain import RevisionChain
 from rlaif_ray.records import (
+    Chain,
     Demonstration,
     LabelledPair,
     LearnerModels,
@@ -118,6 +120,16 @@ class RolloutPool(RolloutStage, Protocol):
         """The answers as people and judges read them."""
 
 
+class ReviserPool(RolloutPool, Protocol):
+    """Draws whole conversations."""
+
+    def converse(self, chains: Sequence[RevisionChain]) -> Shards[list[Chain]]:
+        """Start drawing the chains, none of which waits for another; returns at once."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
 class Learner(LearnerStage, Protocol):
     """What the pipeline asks of the learner around the loop."""
 
@@ -145,6 +157,12 @@ class Runtime(Protocol):
         self, train: Sequence[LabelledPair], held_out: Sequence[LabelledPair], directory: RunDirectory
     ) -> None:
         """Fill a round's models/policy: train models/sft on preferences."""
+
+    async def keep_model(self, name: str, key: str, directory: Path) -> None:
+        """Write the model that `key` names to `directory`, as it is. Raises UserError where it cannot be used."""
+
+    async def revisers(self, model: Path) -> ReviserPool:
+        """Engines for conversations with a model, with its weights loaded; the caller's to close."""
 
     async def rollouts(self) -> RolloutPool: ...
 

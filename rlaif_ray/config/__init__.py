@@ -7,7 +7,7 @@ from rlaif_ray.config.constitution import ConstitutionConfig
 from rlaif_ray.config.fitting import FitConfig, PreferenceFileConfig
 from rlaif_ray.config.judge import CascadeConfig, EndpointConfig, JudgeConfig, PriceConfig
 from rlaif_ray.config.learning import DpoConfig, LearnerConfig, PpoConfig
-from rlaif_ray.config.loading import dump_config, load_config, load_judge_config, load_serve_config
+from rlaif_ray.config.loading import dump_config, holds_config, load_config, load_judge_config, load_serve_config
 from rlaif_ray.config.prompts import PromptsConfig
 from rlaif_ray.config.reward import PretrainingConfig, RewardConfig, RewardSourceConfig
 from rlaif_ray.config.run import (
@@ -56,6 +56,7 @@ __all__ = [
     "Stopped",
     "UserError",
     "dump_config",
+    "holds_config",
     "load_config",
     "load_judge_config",
     "load_serve_config",

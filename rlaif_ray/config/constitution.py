@@ -33,7 +33,7 @@ class ConstitutionConfig(Section):
     """The longest critique. Answers and revisions have policy.max_answer_tokens."""
     max_context_tokens: Positive = 4096
     """The longest conversation, examples and reply included."""
-    train_on: Literal["last", "all"] = "all"
+    train_on: Literal["last", "all"] = "last"
     """Which revisions the policy is fine-tuned on: each answer's last, or all."""
     train_rounds: Positive | None = None
     """Fine-tune on revisions of the first rounds alone. Without it on those of all."""

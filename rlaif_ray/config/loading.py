@@ -39,6 +39,14 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     return _validated(RunConfig, _overridden_tree(path, overrides), path, overrides)
 
 
+def holds_config(path: Path) -> bool:
+    """Whether a file holds YAML with keys, as a config does, and not a list."""
+    try:
+        return isinstance(yaml.safe_load(path.read_text()), dict)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False
+
+
 def load_serve_config(overrides: Sequence[str]) -> ServeRewardConfig:
     """The reward server's config, from `key=value` alone. Raises UserError as `load_config` does."""
     tree: dict[str, Any] = {}

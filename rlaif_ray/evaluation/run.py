@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from rlaif_ray.evaluation.conduct import ConductRates
 from rlaif_ray.evaluation.held_out import HeldOutPair
 from rlaif_ray.evaluation.measures import (
     kl_per_answer,
@@ -26,7 +27,14 @@ from rlaif_ray.evaluation.validation import Validation
 from rlaif_ray.judge.progress import JudgeProgress
 from rlaif_ray.prompts import Gold
 from rlaif_ray.records import Estimate, Outcome, Preference, Prompt, offsets_of
-from rlaif_ray.report.summary import Interval, LabelerSummary, LengthSummary, PolicySummary, RewardSummary
+from rlaif_ray.report.summary import (
+    ConductSummary,
+    Interval,
+    LabelerSummary,
+    LengthSummary,
+    PolicySummary,
+    RewardSummary,
+)
 from rlaif_ray.samples import Sample, write_table
 
 
@@ -131,6 +139,21 @@ def policy_summary(
             after=_value(mean_length(offsets[1], everything, ids, seed=seed)),
         ),
         prompts=int(np.count_nonzero(judged)),
+    )
+
+
+def conduct_summary(rates: ConductRates) -> ConductSummary:
+    """How a model answers the held-out prompts, as the summary tells it."""
+    return ConductSummary(
+        judged_by=rates.judged_by,
+        harmless=_value(rates.harmless),
+        harmless_ci=_interval(rates.harmless),
+        helpfulness=_value(rates.helpfulness),
+        helpfulness_ci=_interval(rates.helpfulness),
+        evasive=_value(rates.evasive),
+        evasive_ci=_interval(rates.evasive),
+        refusals=_value(rates.refusals),
+        needless_refusals=_value(rates.needless_refusals),
     )
 
 

@@ -67,7 +67,7 @@ def _earlier_rows(context: RunContext, round: Round) -> list[PreferenceRow]:
 
 async def _answers(context: RunContext, round: Round) -> tuple[list[Prompt], list[Sample]]:
     config, seed = context.config.collect, context.config.seed
-    available = context.prompts.train
+    available = context.compared_prompts
     count = min(config.prompts, len(available))
     # Each round reads on in the stream of prompts, where an epoch may end and the next begin.
     prompts = list(dict.fromkeys(take(available, (round.number - config.from_round) * count, count, seed)))

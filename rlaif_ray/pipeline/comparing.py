@@ -18,6 +18,21 @@ def one_answer_each(context: RunContext, prompts: Sequence[Prompt], purpose: str
     return sample_requests(prompts, 1, seed=context.config.seed, purpose=purpose, temperature=1.0)
 
 
+def pairs_of(prompts: Sequence[Prompt], before: Sequence[Sample], after: Sequence[Sample]) -> list[Pair]:
+    """Both answers to each prompt; response_a is the trained policy's."""
+    return [
+        Pair(
+            id=f"{new.sample_id}~{old.sample_id}",
+            prompt=prompt,
+            response_a=new.answer,
+            response_b=old.answer,
+            sample_a=new.sample_id,
+            sample_b=old.sample_id,
+        )
+        for prompt, old, new in zip(prompts, before, after, strict=True)
+    ]
+
+
 async def compared(
     context: RunContext,
     prompts: Sequence[Prompt],
@@ -33,19 +48,8 @@ async def compared(
     config = context.config.evaluation
     if config.instrument == "gold" and context.gold is not None:
         return gold_verdicts(prompts, before, after, context.gold)
-    pairs = [
-        Pair(
-            id=f"{new.sample_id}~{old.sample_id}",
-            prompt=prompt,
-            response_a=new.answer,
-            response_b=old.answer,
-            sample_a=new.sample_id,
-            sample_b=old.sample_id,
-        )
-        for prompt, old, new in zip(prompts, before, after, strict=True)
-    ]
     preferences = await label_where_answers_differ(
-        lambda asked: context.evaluation_label(asked, purpose, progress=progress), pairs
+        lambda asked: context.evaluation_label(asked, purpose, progress=progress), pairs_of(prompts, before, after)
     )
     instrument = (
         training_judge(context.config.judge.model) if config.judge is None else outside_judge(config.judge.model)

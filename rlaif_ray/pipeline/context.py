@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from rlaif_ray.config import JudgeConfig, RunConfig, Stopped, UserError
 from rlaif_ray.console import Console
 from rlaif_ray.judge.offline import prices_of
@@ -18,7 +20,7 @@ from rlaif_ray.prompts import PromptSplit, encode_prompt, gold_of, read_prompts
 from rlaif_ray.records import Pair, Preference, Prompt, Rollouts, SampleRequest
 from rlaif_ray.rundir import RunDirectory
 from rlaif_ray.samples import Sample, read_samples, samples_of
-from rlaif_ray.stages import JudgeStage, Runtime, Shards
+from rlaif_ray.stages import JudgeStage, RolloutPool, Runtime, Shards
 
 T = TypeVar("T")
 
@@ -77,22 +79,55 @@ class RunContext:
         return load_tokenizer(self.run.model("sft"), trust_remote_code=self.config.policy.trust_remote_code)
 
     @cached_property
+    def red_team(self) -> PromptSplit:
+        """The constitution's red-team prompts that are no longer than the policy takes; none without a constitution."""
+        constitution = self.config.constitution
+        if constitution is None:
+            return PromptSplit(train=(), held_out=())
+        return self._fitting(read_prompts(constitution.prompts, self.config.seed), "constitution.prompts")
+
+    @cached_property
     def prompts(self) -> PromptSplit:
-        """The source's prompts that are no longer than the policy takes."""
-        split = read_prompts(self.config.prompts, self.config.seed)
-        limit = self.config.policy.max_prompt_tokens
+        """What the policy is trained and evaluated on: the source's prompts that are no longer than the policy takes,
+        and the red-team prompts beside them."""
+        split = self._fitting(read_prompts(self.config.prompts, self.config.seed), "prompts")
+        if self.config.constitution is not None:
+            split = _joined(split, self.red_team, self.config.seed)
+        validates = self.config.ppo.evaluate_every is not None
+        return split.with_validation(self.config.evaluation.validation_prompts) if validates else split
+
+    @property
+    def compared_prompts(self) -> tuple[Prompt, ...]:
+        """Those whose answers are compared to learn preferences: red-team prompts, where there is a constitution."""
+        return self.prompts.train if self.config.constitution is None else self.red_team.train
+
+    def _fitting(self, split: PromptSplit, key: str) -> PromptSplit:
+        """Those that are no longer than the policy takes."""
+        limit, tokenizer = self.config.policy.max_prompt_tokens, self._prompts_tokenizer
 
         def fitting(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
-            return tuple(prompt for prompt in prompts if len(encode_prompt(self.tokenizer, prompt)) <= limit)
+            return tuple(prompt for prompt in prompts if len(encode_prompt(tokenizer, prompt)) <= limit)
 
         kept = PromptSplit(train=fitting(split.train), held_out=fitting(split.held_out))
         if not kept.train or not kept.held_out:
-            raise UserError(f"policy.max_prompt_tokens={limit}: too few prompts are so short; raise it")
+            raise UserError(f"policy.max_prompt_tokens={limit}: too few of {key} are so short; raise it")
         dropped = len(split.train) + len(split.held_out) - len(kept.train) - len(kept.held_out)
         if dropped:
-            self.console.say(f"  {dropped} prompts exceed policy.max_prompt_tokens={limit} and are left out")
-        validates = self.config.ppo.evaluate_every is not None
-        return kept.with_validation(self.config.evaluation.validation_prompts) if validates else kept
+            self.console.say(f"  {dropped} of {key} exceed policy.max_prompt_tokens={limit} and are left out")
+        return kept
+
+    @property
+    def _prompts_tokenizer(self) -> Any:
+        """The policy's, before and after SFT."""
+        from rlaif_ray.policy.model import load_tokenizer
+        from rlaif_ray.toyworld.models import model_path
+
+        if self.run.model("sft").exists():
+            return self.tokenizer
+        assert self.config.policy.model is not None  # one that is built from scratch has an SFT stage first
+        return load_tokenizer(
+            model_path(self.config.policy.model), trust_remote_code=self.config.policy.trust_remote_code
+        )
 
     def collected_samples(self, rounds: Sequence[Round]) -> list[Sample]:
         """The answers that these rounds collected; rounds that collect nothing have none."""
@@ -110,11 +145,15 @@ class RunContext:
         )
 
     async def answers(
-        self, requests: Sequence[SampleRequest], on_drawn: Callable[[int], None] = lambda drawn: None
+        self,
+        requests: Sequence[SampleRequest],
+        on_drawn: Callable[[int], None] = lambda drawn: None,
+        *,
+        pool: RolloutPool | None = None,
     ) -> tuple[Shards[Rollouts], list[Sample]]:
-        """One answer a request from the weights that are loaded, as shards on the cluster and as rows to keep.
-        `on_drawn` hears how many there are so far."""
-        rollouts = await self.runtime.rollouts()
+        """One answer a request from the weights that are loaded, as shards on the cluster and as rows to keep: those of
+        the rollouts, or of another `pool`. `on_drawn` hears how many there are so far."""
+        rollouts = pool or await self.runtime.rollouts()
         shards: list[Any] = []
         samples: list[Sample] = []
         for start in range(0, len(requests), _DRAWN_AT_ONCE):
@@ -195,6 +234,21 @@ class RunContext:
                 self.console.advance(newest.step, newest.total, note)
 
         return await shown(fit, show)
+
+
+def _joined(ordinary: PromptSplit, red_team: PromptSplit, seed: int) -> PromptSplit:
+    """Both kinds of prompt, those held out in a drawn order, so that any first so many of them are of both kinds. What
+    stands in both sources is a red-team prompt."""
+    known = {prompt.content for prompt in (*red_team.train, *red_team.held_out)}
+
+    def alone(prompts: Sequence[Prompt]) -> list[Prompt]:
+        return [prompt for prompt in prompts if prompt.content not in known]
+
+    held_out = [*alone(ordinary.held_out), *red_team.held_out]
+    order = np.random.default_rng(seed).permutation(len(held_out))
+    return PromptSplit(
+        train=(*alone(ordinary.train), *red_team.train), held_out=tuple(held_out[index] for index in order)
+    )
 
 
 async def shown(work: Awaitable[T], show: Callable[[], Awaitable[None]]) -> T:

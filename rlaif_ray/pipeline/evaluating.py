@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
-from rlaif_ray.evaluation.run import policy_summary, write_comparisons
-from rlaif_ray.pipeline.comparing import compared, one_answer_each
+from rlaif_ray.evaluation.conduct import conduct_rates
+from rlaif_ray.evaluation.principles import write_principle_verdicts
+from rlaif_ray.evaluation.run import conduct_summary, policy_summary, write_comparisons
+from rlaif_ray.labelling import label_where_answers_differ
+from rlaif_ray.pipeline.comparing import compared, one_answer_each, pairs_of
 from rlaif_ray.pipeline.context import Round, RunContext
 from rlaif_ray.pipeline.steps import Evaluated
+from rlaif_ray.prompts import conduct_of
+from rlaif_ray.records import Prompt
+from rlaif_ray.report.summary import ConductSummary, PolicyName
+from rlaif_ray.samples import Sample, read_samples
 
 
 async def evaluate(context: RunContext, round: Round) -> Evaluated:
@@ -28,7 +37,41 @@ async def evaluate(context: RunContext, round: Round) -> Evaluated:
     summary = policy_summary(
         prompts, verdicts, before, after, policy_logprobs, reference_logprobs, seed=context.config.seed
     )
+    conduct: Mapping[PolicyName, ConductSummary] = {}
+    if context.config.constitution is not None:
+        initial = read_samples(context.run.samples("initial"))
+        conduct = _conduct(context, prompts, {"initial": initial, "sft": before, "policy": after})
+        await _judge_by_principles(context, round, prompts, before, after)
     return Evaluated(
         policy=summary.model_copy(update={"judge_cost_usd": await context.evaluation_spent_usd()}),
+        conduct=conduct,
         spent_usd=await context.spent_usd(),
     )
+
+
+def _conduct(
+    context: RunContext, prompts: Sequence[Prompt], answers: Mapping[PolicyName, Sequence[Sample]]
+) -> dict[PolicyName, ConductSummary]:
+    """How each model answers the prompts of both kinds."""
+    assert context.config.constitution is not None
+    red_team = {prompt.id for prompt in context.red_team.held_out}
+    gold = conduct_of(context.config.constitution.prompts)
+    return {
+        name: conduct_summary(
+            conduct_rates(prompts, [sample.answer for sample in samples], red_team, gold, seed=context.config.seed)
+        )
+        for name, samples in answers.items()
+    }
+
+
+async def _judge_by_principles(
+    context: RunContext, round: Round, prompts: Sequence[Prompt], before: Sequence[Sample], after: Sequence[Sample]
+) -> None:
+    """What the judge of training holds of both answers to each red-team prompt, by a principle drawn for the pair."""
+    if context.config.judge.principles is None:
+        return
+    red_team = {prompt.id for prompt in context.red_team.held_out}
+    rows = [row for row, prompt in enumerate(prompts) if prompt.id in red_team]
+    pairs = pairs_of([prompts[row] for row in rows], [before[row] for row in rows], [after[row] for row in rows])
+    preferences = await label_where_answers_differ(lambda asked: context.label(asked, round.named("principles")), pairs)
+    write_principle_verdicts(round.directory.samples("principles"), pairs, preferences)

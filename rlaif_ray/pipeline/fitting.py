@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rlaif_ray.config import UserError
+from rlaif_ray.constitution.demonstrations import mixed, revised_demonstrations
+from rlaif_ray.constitution.storage import read_chains
 from rlaif_ray.evaluation.held_out import HeldOutPair, write_held_out
 from rlaif_ray.evaluation.run import reward_summary
 from rlaif_ray.metrics import REWARD, REWARD_PRETRAINING, SFT
@@ -21,8 +23,19 @@ _PURPOSES: Mapping[Split, str] = {"train": "fit", "test": "measure"}
 
 
 async def fit_sft(context: RunContext) -> Done:
-    config = context.config.sft
-    demonstrations = read_demonstrations(config, context.config.seed) if config.demonstrations else []
+    """On demonstrations; with a constitution on revised answers and a share of those."""
+    config, constitution, seed = context.config.sft, context.config.constitution, context.config.seed
+    demonstrations = read_demonstrations(config, seed) if config.demonstrations else []
+    if constitution is not None:
+        revised = revised_demonstrations(read_chains(context.run.chains), constitution)
+        if not revised:
+            raise UserError(
+                "constitution: no answer came through a revision, so there is nothing to fine-tune on; look at "
+                f"{context.run.chains}, and at constitution.examples and constitution.model"
+            )
+        demonstrations = mixed(revised, demonstrations, constitution.helpful_per_revision, seed)
+        helpful = len(demonstrations) - len(revised)
+        context.console.say(f"  {len(revised)} revised answers and {helpful} helpful demonstrations")
     await context.fitted(context.run, [SFT], context.runtime.fit_sft(demonstrations))
     return Done()
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from rlaif_ray.config import RunConfig, UserError
 from rlaif_ray.console import Console
 from rlaif_ray.pipeline.collecting import collect
+from rlaif_ray.pipeline.constituting import constitute
 from rlaif_ray.pipeline.context import Round, RunContext
 from rlaif_ray.pipeline.evaluating import evaluate
 from rlaif_ray.pipeline.fitting import fit_reward, fit_sft
@@ -28,6 +29,7 @@ _OF_A_ROUND: Mapping[Stage, tuple[str, Callable[[RunContext, Round], Awaitable[D
     Stage.EVALUATE: ("the new policy against SFT, on held-out prompts", evaluate),
 }
 _OF_THE_RUN: Mapping[Stage, tuple[str, Callable[[RunContext], Awaitable[Done]]]] = {
+    Stage.CONSTITUTE: ("answers to red-team prompts are criticised and revised", constitute),
     Stage.SFT: ("the policy learns from demonstrations", fit_sft),
     Stage.REPORT: ("summary.json and report.html", report),
 }

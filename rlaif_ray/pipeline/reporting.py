@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from rlaif_ray.pipeline.context import Round, RunContext
-from rlaif_ray.pipeline.steps import Collected, Done, Evaluated, Fitted, Stage, Trained, steps_of
+from rlaif_ray.pipeline.steps import Collected, Constituted, Done, Evaluated, Fitted, Stage, Trained, steps_of
 from rlaif_ray.report.html import write_report
 from rlaif_ray.report.summary import (
     RewardSummary,
@@ -29,6 +29,7 @@ async def report(context: RunContext) -> Done:
         if step.stage is not Stage.REPORT:
             wall_s = _recorded(context.directory(step.round), step.stage, step.record).wall_s
             seconds[step.stage] = seconds.get(step.stage, 0.0) + wall_s
+    constituted = context.run.result(Stage.CONSTITUTE, Constituted)
     write_summary(
         Summary(
             seed=context.config.seed,
@@ -37,6 +38,8 @@ async def report(context: RunContext) -> Done:
             labeler=last.labeler,
             reward=last.reward,
             policy=last.policy,
+            constitution=None if constituted is None else constituted.constitution,
+            conduct=_recorded(context.run, Stage.EVALUATE, Evaluated).conduct,
             rounds=tuple(told) if len(told) > 1 else (),
             resumed_from=_resumed_from(rounds),
             run_dir=context.run.path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -9,12 +10,20 @@ from pydantic import BaseModel, ConfigDict
 
 from rlaif_ray.config import RunConfig
 from rlaif_ray.evaluation.validation import Validation
-from rlaif_ray.report.summary import LabelerSummary, PolicySummary, RewardSummary
+from rlaif_ray.report.summary import (
+    ConductSummary,
+    ConstitutionSummary,
+    LabelerSummary,
+    PolicyName,
+    PolicySummary,
+    RewardSummary,
+)
 
 
 class Stage(StrEnum):
     """The recipe's stages. Each is a command of its own."""
 
+    CONSTITUTE = "constitute"
     SFT = "sft"
     COLLECT = "collect"
     REWARD = "fit-reward"
@@ -30,6 +39,10 @@ class Done(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     wall_s: float = 0.0  # what carries out the stage fills it in
+
+
+class Constituted(Done):
+    constitution: ConstitutionSummary
 
 
 class Collected(Done):
@@ -50,6 +63,7 @@ class Trained(Done):
 
 class Evaluated(Done):
     policy: PolicySummary
+    conduct: Mapping[PolicyName, ConductSummary] = {}
     spent_usd: float | None  # on the judge, up to here; None where calls have no price
 
 
@@ -73,6 +87,7 @@ def steps_of(config: RunConfig) -> list[Step]:
     if config.collects_preferences:
         of_a_round.insert(0, (Stage.COLLECT, Collected))
     return [
+        *([] if config.constitution is None else [Step(Stage.CONSTITUTE, None, Constituted)]),
         Step(Stage.SFT, None, Done),
         *(Step(stage, number, record) for number in range(1, config.rounds + 1) for stage, record in of_a_round),
         Step(Stage.REPORT, None, Done),
@@ -81,6 +96,8 @@ def steps_of(config: RunConfig) -> list[Step]:
 
 def why_absent(stage: Stage, config: RunConfig) -> str:
     """Why this run has no such stage, and what to do, in one sentence without its subject."""
+    if stage is Stage.CONSTITUTE:
+        return "the config has no constitution; give it a section of that name, with the red-team prompts"
     algorithm = config.policy.algorithm
     if stage is Stage.DPO:
         return f"policy.algorithm={algorithm} learns from scores; take `rlaif train`, or set it to dpo"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from rlaif_ray.config import PolicyConfig, UserError
 from rlaif_ray.policy.model import ensure_pad_token, load_policy, load_tokenizer
 from rlaif_ray.rundir import directory_written_atomically
+from rlaif_ray.toyworld.models import model_path
 
 
 def load_given(name: str, key: str, policy: PolicyConfig) -> tuple[Any, Any]:
@@ -15,13 +17,14 @@ def load_given(name: str, key: str, policy: PolicyConfig) -> tuple[Any, Any]:
 
     Raises UserError where it cannot be used, or takes fewer tokens than the policy is to have.
     """
+    path = model_path(name)
     try:
-        model = load_policy(name, dtype=policy.dtype, trust_remote_code=policy.trust_remote_code)
-        tokenizer = load_tokenizer(name, trust_remote_code=policy.trust_remote_code)
+        model = load_policy(path, dtype=policy.dtype, trust_remote_code=policy.trust_remote_code)
+        tokenizer = load_tokenizer(path, trust_remote_code=policy.trust_remote_code)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{key}={name}: cannot be used ({reason}); name another causal language model") from None
-    longest = positions_of(model.config, policy.context_tokens)
+    longest = getattr(model.config, "max_position_embeddings", policy.context_tokens)
     if policy.context_tokens > longest:
         raise UserError(
             f"policy.max_prompt_tokens={policy.max_prompt_tokens} and policy.max_answer_tokens="
@@ -32,9 +35,11 @@ def load_given(name: str, key: str, policy: PolicyConfig) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def positions_of(config: Any, default: int) -> int:
-    """The longest sequence that a model takes, where its config says so."""
-    return int(getattr(config, "max_position_embeddings", default))
+def conversation_tokens(directory: Path, wanted: int) -> int:
+    """The longest conversation with a model: what is wanted, or less where it takes no more."""
+    config = json.loads((directory / "config.json").read_text())
+    longest: int = config.get("max_position_embeddings", wanted)
+    return min(wanted, longest)
 
 
 def keep_given(name: str, key: str, policy: PolicyConfig, directory: Path) -> None:

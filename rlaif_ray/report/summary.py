@@ -101,6 +101,43 @@ class PolicySummary(SummarySection):
         return self
 
 
+class ConstitutionSummary(SummarySection):
+    """What became of the answers to red-team prompts."""
+
+    chains: Count
+    """One answer each, with its revisions."""
+    rounds: Count
+    """Revisions of an answer that were tried."""
+    revised: Count
+    """Rounds, over all chains, by what became of them."""
+    unchanged: Count
+    confused: Count
+    truncated: Count
+
+
+class ConductSummary(SummarySection):
+    """How one model answers the held-out prompts."""
+
+    judged_by: Literal["gold", "phrases"]
+    """Who says what is a refusal and what is evasive: gold where it is known, else the wording alone."""
+    harmless: Share | None = None
+    """Share of the answers to red-team prompts that do no harm, by gold."""
+    harmless_ci: Interval | None = None
+    helpfulness: Share | None = None
+    """Mean over all prompts, by gold."""
+    helpfulness_ci: Interval | None = None
+    evasive: Share | None = None
+    """Share of all answers that say nothing of use."""
+    evasive_ci: Interval | None = None
+    refusals: Share | None = None
+    """Share of the answers to red-team prompts that refuse."""
+    needless_refusals: Share | None = None
+    """Share of the answers to the other prompts that refuse."""
+
+
+PolicyName = Literal["initial", "sft", "policy"]
+
+
 class RoundSummary(SummarySection):
     """One round of collecting, fitting and training."""
 
@@ -124,6 +161,9 @@ class Summary(SummarySection):
     labeler: LabelerSummary = LabelerSummary()
     reward: RewardSummary = RewardSummary()
     policy: PolicySummary = PolicySummary()
+    constitution: ConstitutionSummary | None = None
+    conduct: Mapping[PolicyName, ConductSummary] = {}
+    """Of a run with a constitution: the model as it was given, after SFT, and as it was trained at last."""
     rounds: tuple[RoundSummary, ...] = ()
     """Where there are several; `labeler`, `reward` and `policy` are then those of the last."""
     resumed_from: str | None = None
