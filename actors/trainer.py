@@ -6,7 +6,9 @@ What they make is kept by their own atomic writes; nothing is reported to Ray Tr
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -130,8 +132,11 @@ class _Job:
 async def _train(
     work: Callable[[OnStep], Result], stage: str, config: FitConfig, checkpoints: Path, metrics: Path
 ) -> Result:
-    # fit() blocks until training is over, and belongs in a thread of its own.
-    result = await asyncio.to_thread(_fit, _Job(work, stage, metrics.resolve()), config, checkpoints.resolve())
+    # fit() blocks until training is over, in a thread that nothing waits for: where a run is interrupted, it ends with
+    # the Ray session.
+    thread = ThreadPoolExecutor(max_workers=1)
+    job = _Job(work, stage, metrics.resolve())
+    result = await asyncio.get_running_loop().run_in_executor(thread, _fit, job, config, checkpoints.resolve())
     value: Result = result
     return value
 

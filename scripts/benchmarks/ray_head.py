@@ -47,6 +47,11 @@ class RayHead:
         """A job, once it has ended."""
         return self.job("submit", "--working-dir", str(working_directory), "--", *entrypoint)
 
+    def begun(self, submission: str, *entrypoint: str, working_directory: Path) -> subprocess.CompletedProcess[str]:
+        """A job that runs on, under a name."""
+        where = ("--submission-id", submission, "--working-dir", str(working_directory))
+        return self.job("submit", "--no-wait", *where, "--", *entrypoint)
+
     def log(self, submission: str) -> str:
         """What a job has said so far."""
         path = self.directory / "session_latest" / "logs" / f"job-driver-{submission}.log"
