@@ -6,7 +6,7 @@ What is an error here is what a run refuses. What is a warning, a run takes, and
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -26,6 +26,9 @@ _SMALLEST_SHARE = 0.01
 _NAMES_THE_ANSWER = re.compile(r"\b(?:answer(?:s|ed)?|repl(?:y|ied)|response|said|wrote)\b", re.IGNORECASE)
 
 
+_Check = Callable[[Path, list[Any]], "CheckedFile"]
+
+
 @dataclass(frozen=True, slots=True)
 class CheckedFile:
     """A file of principles, or of examples. A sentence on each error and each warning names the place and a remedy."""
@@ -38,16 +41,19 @@ class CheckedFile:
 
 
 def check(name: str) -> CheckedFile:
-    """A constitution, or a file of examples, as its items' keys tell; by path or shipped name. Raises UserError where
+    """A constitution or a file of examples, as its items' keys tell, by path or shipped name. Raises UserError where
     there is no such file."""
-    path = find(name, "--check", "")
-    try:
-        items = read_list(path)
-    except UserError as error:
-        return CheckedFile(path, (), (), (str(error),), ())
-    if any(isinstance(item, dict) and "prompt" in item for item in items):
-        return _checked_examples(path, items)
-    return _checked_constitution(path, items)
+    return _checked(find(name, "--check", ""), lambda path, items: _by_keys(items)(path, items))
+
+
+def check_constitution(name: str) -> CheckedFile:
+    """What `constitution.principles` names."""
+    return _checked(find(name, "constitution.principles", "principles"), _constitution)
+
+
+def check_examples(name: str) -> CheckedFile:
+    """What `constitution.examples` names."""
+    return _checked(find(name, "constitution.examples", "revisions"), _examples)
 
 
 def lines(checked: CheckedFile) -> list[str]:
@@ -71,14 +77,26 @@ def lines(checked: CheckedFile) -> list[str]:
     ]
 
 
-def _checked_constitution(path: Path, items: list[Any]) -> CheckedFile:
+def _checked(path: Path, checked: _Check) -> CheckedFile:
+    try:
+        items = read_list(path)
+    except UserError as error:
+        return CheckedFile(path, (), (), (str(error),), ())
+    return checked(path, items)
+
+
+def _by_keys(items: list[Any]) -> _Check:
+    return _examples if any(isinstance(item, dict) and "prompt" in item for item in items) else _constitution
+
+
+def _constitution(path: Path, items: list[Any]) -> CheckedFile:
     principles, errors = sift(items, RevisingPrinciple)
     errors += repetitions("id", _texts(items, "id"))
     warnings = [*_of_all(principles), *_of_each(principles), *_of_pairs(principles)]
     return CheckedFile(path, tuple(principles.values()), (), _in(path, errors), _in(path, warnings))
 
 
-def _checked_examples(path: Path, items: list[Any]) -> CheckedFile:
+def _examples(path: Path, items: list[Any]) -> CheckedFile:
     examples, errors = sift(items, RevisionExample)
     errors += repetitions("prompt", _texts(items, "prompt"))
     return CheckedFile(path, (), tuple(examples.values()), _in(path, errors), _in(path, _of_examples(examples)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -71,7 +73,7 @@ def chain(id: str, **changed: Any) -> RevisionChain:
 
 
 def converse(pool: RolloutPool, chains: list[RevisionChain]) -> list[Chain]:
-    return [chain for shard in ray.get(list(pool.converse(chains))) for chain in shard]
+    return [one for shard in ray.get(list(pool.converse(chains))) for one in shard]
 
 
 def test_chains_are_the_same_alone_and_together(pool: RolloutPool) -> None:
@@ -93,13 +95,22 @@ def test_chains_are_the_same_alone_and_together(pool: RolloutPool) -> None:
 
 
 def test_a_conversation_that_is_too_long_harms_no_other(pool: RolloutPool) -> None:
-    """The example takes 6 x 3 tokens of form and 11 words, the prompt 3 + 3, the answer 3 + 120, the request 3 + 2, the
-    critique's beginning 2 and the critique 12: 177."""
+    """The example takes 6 x 3 tokens of form and 11 words, the prompt 3 + 3, an answer of n words 3 + n, the request
+    3 + 2, the critique's beginning 2 and the critique 12: 57 + n, of 160. After it no revision finds room."""
     others = [chain(str(number)) for number in range(4)]
-    long = chain("long", answer=" ".join(["one"] * 120))
-    drawn = converse(pool, [*others[:2], long, *others[2:]])
-    reason = "the conversation takes 177 tokens, and the engine no more than 160"
-    assert [(one.outcome, one.reason, one.attempts) for one in drawn[2].revisions] == [
-        (RevisionOutcome.TRUNCATED, reason, 0)
-    ] * 2
-    assert [*drawn[:2], *drawn[3:]] == converse(pool, [chain(str(number)) for number in range(4)])
+    fitting, long = (chain("long", answer=" ".join(["one"] * words), rounds=1) for words in (103, 104))
+    drawn = converse(pool, [*others[:2], fitting, long, *others[2:]])
+    (critique,), (refused,) = drawn[2].revisions, drawn[3].revisions
+    assert critique.attempts > 0
+    reason = "the conversation takes 161 tokens, and the engine no more than 160"
+    assert (refused.outcome, refused.reason, refused.attempts) == (RevisionOutcome.TRUNCATED, reason, 0)
+    assert [*drawn[:2], *drawn[4:]] == converse(pool, [chain(str(number)) for number in range(4)])
+
+
+def test_a_replica_that_is_killed_draws_its_chains_again(pool: RolloutPool) -> None:
+    ids = [str(number) for number in range(16)]
+    undisturbed = converse(pool, [chain(id) for id in ids])
+    pid = ray.get(pool._replicas[1].__ray_call__.remote(lambda worker: os.getpid()))
+    shards = pool.converse([chain(id) for id in ids])
+    os.kill(pid, signal.SIGKILL)
+    assert [one for shard in ray.get(list(shards)) for one in shard] == undisturbed

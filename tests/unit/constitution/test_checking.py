@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rlaif_ray.config import UserError
-from rlaif_ray.constitution.checking import CheckedFile, check, lines
+from rlaif_ray.constitution.checking import CheckedFile, check, check_constitution, check_examples, lines
 from rlaif_ray.judge.material import load_constitution, load_revision_examples
 
 TOPICS = {
@@ -226,6 +226,16 @@ def test_examples_that_teach_confusion_are_warned_of(tmp_path: Path) -> None:
         "item 2, revision: teaches what a run takes for confusion: the revision is a critique; write it anew",
         "item 3, critique_request: does not speak of the answer; say that it is the last answer that is meant",
     ]
+
+
+def test_a_config_knows_what_its_files_should_hold(tmp_path: Path) -> None:
+    assert (check_constitution("principles"), check_examples("revisions")) == (check("principles"), check("revisions"))
+    assert len(check_constitution("revisions").errors) >= len(load_revision_examples("revisions"))
+    assert len(check_examples("principles").errors) >= len(load_constitution("principles"))
+    with pytest.raises(UserError, match=r"^constitution\.principles: no file 'nope' and none .*\(principles\)"):
+        check_constitution("nope")
+    with pytest.raises(UserError, match=r"^constitution\.examples: no file 'nope' and none .*\(revisions\)"):
+        check_examples("nope")
 
 
 def test_a_file_that_is_not_there_is_the_users_to_name(tmp_path: Path) -> None:
