@@ -14,16 +14,18 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from rlaif_ray.report.cautions import silence_caution
+from rlaif_ray.report.figures.constitution import constitution_figures
 from rlaif_ray.report.figures.evaluation import evaluation_figures
 from rlaif_ray.report.figures.feedback import RUNGS, judge_figures, preference_figures
 from rlaif_ray.report.figures.rewarding import accuracy_figures, reliability_figure
 from rlaif_ray.report.figures.rounds import round_figures
 from rlaif_ray.report.figures.times import stage_times
 from rlaif_ray.report.figures.training import stage_curves
-from rlaif_ray.report.quantities import duration, share
+from rlaif_ray.report.quantities import duration, share, share_interval
 from rlaif_ray.report.reading import Run, read_run
 from rlaif_ray.report.summary import chosen, verdict
-from rlaif_ray.report.tiles import headline_tiles, reward_tiles
+from rlaif_ray.report.tiles import conduct_tiles, headline_tiles, reward_tiles
 from rlaif_ray.rundir import write_atomically
 
 
@@ -38,6 +40,7 @@ def write_report(run_dir: Path) -> Path:
     run = read_run(run_dir)
     evaluation, preferences = evaluation_figures(run), preference_figures(run)
     judges = judge_figures(run.judged) if run.judged is not None else []
+    constitution = constitution_figures(run)
     rounds = round_figures(run.summary.rounds)
     reliability = reliability_figure(run.reward) if run.reward is not None else None
     accuracies = accuracy_figures(run.reward) if run.reward is not None and reliability is not None else []
@@ -45,6 +48,7 @@ def write_report(run_dir: Path) -> Path:
     times = stage_times(run.summary)
     figures = [
         *evaluation,
+        *constitution,
         *rounds,
         *preferences,
         *judges,
@@ -59,8 +63,11 @@ def write_report(run_dir: Path) -> Path:
         verdict=verdict(run.summary.policy),
         chosen=chosen(run.summary.policy),
         facts=_facts(run),
+        caution=silence_caution(run.summary.conduct),
         tiles=headline_tiles(run.summary),
+        conduct_tiles=conduct_tiles(run.summary.conduct),
         evaluation=evaluation,
+        constitution=constitution,
         rounds=rounds,
         preferences=preferences,
         judges=judges,
@@ -99,6 +106,7 @@ def _template() -> jinja2.Template:
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     environment.filters["share"] = share
+    environment.filters["share_interval"] = share_interval
     environment.filters["duration"] = duration
     environment.filters["dollars"] = dollars
     environment.filters["moment"] = moment
@@ -108,11 +116,14 @@ def _template() -> jinja2.Template:
 def _facts(run: Run) -> list[tuple[str, str]]:
     """What the run was, in a few words, from its config."""
     policy, judge = run.config.get("policy") or {}, run.config.get("judge") or {}
+    constitution = run.config.get("constitution") or {}
     facts = [
         ("policy", policy.get("model") or ("built from scratch" if policy.get("scratch") else None)),
         ("algorithm", policy.get("algorithm")),
         ("judge", judge.get("model")),
         ("control", judge.get("control")),
+        ("constitution", constitution.get("principles")),
+        ("red-team prompts", (constitution.get("prompts") or {}).get("path")),
         ("prompts", (run.config.get("prompts") or {}).get("path")),
         ("rounds", len(run.summary.rounds) or None),
         ("taken after iteration", run.summary.policy.taken_iteration),
@@ -143,6 +154,14 @@ def _missing(run: Run) -> list[str]:
         (run.preferences is None, "preferences/preferences.parquet: soft preferences"),
         (run.judged is None, "judgements/judgements.parquet: what the judges said, by position and in full"),
         (run.judged is not None and not run.judged.cases, "judgements/judgements.parquet is empty: judgements"),
+        (
+            run.revised is None and bool(run.config.get("constitution")),
+            "constitution/chains: answers to red-team prompts and their revisions",
+        ),
+        (
+            run.revised is not None and run.revised.verdicts is None,
+            "samples/principles.parquet: how the policy fares by each principle",
+        ),
         (run.reward is None, "reward/held_out.parquet: how well the reward model is calibrated, and where it errs"),
         (
             run.reward is not None and run.reward.calibration is None,

@@ -18,6 +18,7 @@ from rlaif_ray.metrics import MetricsLog, MetricsRow
 from rlaif_ray.records import FinishReason
 from rlaif_ray.report.columns import numbers, read_columns
 from rlaif_ray.report.judged import Judged, read_judged
+from rlaif_ray.report.revised import Revised, read_revised
 from rlaif_ray.report.summary import Summary, read_summary
 from rlaif_ray.rundir import RunDirectory
 
@@ -81,6 +82,7 @@ class Run:
     preferences: Preferences | None
     judged: Judged | None
     reward: RewardQuality | None
+    revised: Revised | None
 
 
 def read_run(run_dir: Path) -> Run:
@@ -99,6 +101,7 @@ def read_run(run_dir: Path) -> Run:
         preferences=_preferences(directory.preferences),
         judged=read_judged(directory.judgements, summary.seed),
         reward=_reward(directory.reward_held_out),
+        revised=read_revised(directory, config, summary.seed),
     )
 
 

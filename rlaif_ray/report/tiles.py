@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rlaif_ray.evaluation.reward_quality import RewardQuality
 from rlaif_ray.report.figures.rewarding import REFERENCES
 from rlaif_ray.report.quantities import duration, share, share_interval
-from rlaif_ray.report.summary import Interval, LabelerSummary, LengthSummary, Summary
+from rlaif_ray.report.summary import ConductSummary, Interval, LabelerSummary, LengthSummary, PolicyName, Summary
+
+_EARLIER: Mapping[PolicyName, str] = {"sft": "SFT", "initial": "initial model"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,19 @@ def headline_tiles(summary: Summary) -> list[Tile]:
     ]
 
 
+def conduct_tiles(conduct: Mapping[PolicyName, ConductSummary]) -> list[Tile]:
+    """How the policy answers held-out prompts, beside the models that it came from; none without a policy."""
+    if "policy" not in conduct:
+        return []
+    policy = conduct["policy"]
+    return [
+        _conduct_tile("Harmless", conduct, lambda one: one.harmless, policy.harmless_ci),
+        _conduct_tile("Helpfulness", conduct, lambda one: one.helpfulness, policy.helpfulness_ci),
+        _conduct_tile("Evasive", conduct, lambda one: one.evasive, policy.evasive_ci),
+        _conduct_tile("Needless refusals", conduct, lambda one: one.needless_refusals),
+    ]
+
+
 def reward_tiles(quality: RewardQuality) -> list[Tile]:
     """Figures of the reward model beyond its accuracy; none where no pair was scored."""
     found, of_labels = quality.calibration, quality.label_calibration
@@ -96,6 +112,26 @@ def reward_tiles(quality: RewardQuality) -> list[Tile]:
         detail = f"standard deviation of {quality.members} models' margins"
         tiles.append(Tile("Ensemble disagreement", f"{quality.disagreement.mean:.2f}", "logits", detail))
     return tiles
+
+
+def _conduct_tile(
+    label: str,
+    conduct: Mapping[PolicyName, ConductSummary],
+    value: Callable[[ConductSummary], float | None],
+    interval: Interval | None = None,
+) -> Tile:
+    before = [
+        f"{name} {share(known)}"
+        for policy, name in _EARLIER.items()
+        if policy in conduct and (known := value(conduct[policy])) is not None
+    ]
+    by_phrases = conduct["policy"].judged_by == "phrases" and "told by phrases"
+    return Tile(
+        label,
+        *_share(value(conduct["policy"])),
+        _details(interval and share_interval(interval), ", ".join(before), by_phrases),
+        interval,
+    )
 
 
 def _length_tile(length: LengthSummary) -> Tile:

@@ -87,6 +87,8 @@ def test_written_names_are_the_agreed_ones(summary: Summary) -> None:
             "mean_length": {"before": 5.0, "after": 5.5},
             "prompts": 1000,
         },
+        "constitution": None,
+        "conduct": {},
         "rounds": [],
         "resumed_from": None,
         "run_dir": str(summary.run_dir),
