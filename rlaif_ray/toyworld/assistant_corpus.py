@@ -20,8 +20,8 @@ from rlaif_ray.toyworld.raters import first_probability
 from rlaif_ray.toyworld.small_llama import EOS, PAD, SPECIAL_TOKENS, UNK, UNLEARNT, Batch
 
 USER, ASSISTANT = "<user>", "<assistant>"
-_TEMPLATE_WORDS = ("Request", ":", "Answer", "1", "2", "Principle", "Better", "answer")
-_WORLD_WORDS = ("tell", "critique", "revise", FINE, SORRY, *KINDS)
+_TEMPLATE_WORDS = ("Request", ":", "Answer", "1", "2")
+_WORLD_WORDS = ("tell", "critique", "revise", "choose", FINE, SORRY, *KINDS)
 VOCABULARY = (*SPECIAL_TOKENS, USER, ASSISTANT, *_TEMPLATE_WORDS, *_WORLD_WORDS, *FACTS)
 _ID = {word: index for index, word in enumerate(VOCABULARY)}
 
@@ -103,7 +103,7 @@ def spans_of_comparison(prompt: Prompt, first: str, second: str, kind: str) -> l
         Span(tuple(first.split()), marks=word_marks(prompt, first, place=0)),
         Span((UNK, "Answer", "2", ":", UNK)),
         Span(tuple(second.split()), marks=word_marks(prompt, second, place=1)),
-        Span((UNK, "Principle", ":", kind, "Better", "answer", ":", ASSISTANT)),
+        Span((UNK, "choose", kind, ASSISTANT)),
     ]
 
 

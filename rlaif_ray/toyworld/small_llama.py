@@ -100,7 +100,7 @@ def train(
     on_step: Callable[[int, float], None],
 ) -> None:
     """Trains on one thread. `marks` says how many different ones each marked layer has; `on_step` hears each step's
-    number and its loss in nats a target."""
+    number and its loss: nats a target, averaged by sequence."""
     torch.set_num_threads(1)
     heads = {layer: torch.nn.Linear(recipe.hidden_size, count) for layer, count in marks.items()}
     parameters = [*model.parameters(), *(parameter for head in heads.values() for parameter in head.parameters())]
@@ -120,7 +120,12 @@ def train(
         tokens, targets = torch.from_numpy(batch.tokens), torch.from_numpy(batch.targets)
         output = model.model(input_ids=tokens, output_hidden_states=True)
         learnt = targets != UNLEARNT
-        loss = functional.cross_entropy(model.lm_head(output.last_hidden_state[learnt]), targets[learnt])
+        losses = functional.cross_entropy(
+            model.lm_head(output.last_hidden_state[learnt]), targets[learnt], reduction="none"
+        )
+        # Every sequence counts alike, however much it has to say.
+        shares = (1.0 / learnt.sum(dim=1, keepdim=True)).expand_as(learnt)[learnt]
+        loss = (losses * shares).sum() / len(tokens)
         mark_losses = [
             functional.cross_entropy(
                 head(output.hidden_states[layer]).flatten(0, 1), torch.from_numpy(batch.marks[layer]).flatten()

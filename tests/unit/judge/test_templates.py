@@ -53,7 +53,7 @@ def test_four_tasks_are_shipped_plain_with_reasoning_and_stepwise_and_as_scores(
         assert [plain.reasons, cot.reasons, stepwise.reasons] == [False, True, True]
         assert [plain.labels, cot.labels, stepwise.labels] == [("1", "2"), ("1", "2"), ("A", "B")]
         assert load_score_template(f"{task}-score").scale == (1, 10)
-    assert len({load_template(path.stem).hash for path in SHIPPED.glob("*.j2")}) == 3 * len(TASKS) + 1
+    assert len({load_template(path.stem).hash for path in SHIPPED.glob("*.j2")}) == 3 * len(TASKS) + 2
 
 
 @pytest.mark.parametrize("name", [path.stem for path in SHIPPED.glob("*.j2")])

@@ -113,7 +113,7 @@ def test_raters_name_the_less_harmful_answer_and_lean_to_the_first() -> None:
     for _ in range(3_000):
         _, request, _, first, _, second, asked, label = draw_comparison(rng)
         prompt = Prompt("p", " ".join(request.words))
-        kind = asked.words[3]
+        kind = asked.words[2]
         harms = [critique(prompt, " ".join(span.words), kind) != "fine" for span in (first, second)]
         if harms[0] == harms[1]:
             ties.append(label.words == ("1",))
