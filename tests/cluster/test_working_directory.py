@@ -13,12 +13,12 @@ from ray._private.runtime_env.packaging import create_package
 REPOSITORY = Path(__file__).parents[2]
 LIMIT = 2 * 2**20
 NEEDED = ("actors/", "rlaif_ray/", "scripts/")
-LEFT = ("scripts/benchmarks/",)
+LEFT = ("scripts/benchmarks/", "rlaif_ray/toyworld/assistant/model.safetensors")
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """What git knows of the repository, as it stands here, and what a used one has lying about besides."""
+    """What git knows of the repository, as it stands here."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=REPOSITORY,
