@@ -77,7 +77,7 @@ def converse(pool: RolloutPool, chains: list[RevisionChain]) -> list[Chain]:
 
 
 def test_chains_are_the_same_alone_and_together(pool: RolloutPool) -> None:
-    """Together they are split between two replicas; alone, each is drawn by the second."""
+    """Together they are split between two replicas; alone, each has one to itself."""
     ids = [str(number) for number in range(12)]
     together = converse(pool, [chain(id) for id in ids])
     alone = [one for id in ids for one in converse(pool, [chain(id)])]
