@@ -10,8 +10,8 @@ from rlaif_ray.toyworld.small_llama import Recipe, build_model, build_tokenizer,
 
 RECIPE = Recipe(
     seed=20_261,
-    steps=3_000,
-    batch_size=128,
+    steps=5_000,
+    batch_size=64,
     learning_rate=2e-3,
     hidden_size=64,
     layers=4,

@@ -8,7 +8,7 @@ from rlaif_ray.config import UserError
 from rlaif_ray.toyworld.models import model_path
 
 
-@pytest.mark.parametrize("name", ["judge"])
+@pytest.mark.parametrize("name", ["judge", "assistant"])
 def test_a_packaged_model_is_a_directory_of_its_name(name: str) -> None:
     directory = Path(model_path(f"toyworld:{name}"))
     assert directory.name == name
