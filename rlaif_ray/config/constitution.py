@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from rlaif_ray.config.prompts import PromptsConfig
-from rlaif_ray.config.section import NonNegativeFloat, Positive, PositiveFloat, Section
+from rlaif_ray.config.section import NonNegativeFloat, Positive, Section
 
 
 class ConstitutionConfig(Section):
@@ -25,7 +25,7 @@ class ConstitutionConfig(Section):
     """Revisions of each answer, every one of the last."""
     critique: bool = True
     """Criticise before each revision. Small models gain most by it."""
-    temperature: PositiveFloat = 1.0
+    temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
     attempts: Positive = 3
     """Tries of a critique or a revision that the model mistakes for something else; after that the round is left
     out."""

@@ -37,8 +37,8 @@ class RevisionChain:
 
     Each round begins anew from the prompt and the answer as it stands, and has a principle of its own. A reply that is
     cut off or mistakes what was asked is drawn anew; after `attempts` of them the answer stays as it was, and the next
-    round begins. With `answer`, another model's, the first answer is not drawn. Seeds come from the run's seed, the
-    chain's id and the place in it, so that a chain is the same in any company.
+    round begins. With `answer`, another model's, the first answer is not drawn; `cut_off` says that it is not whole.
+    Seeds come from the run's seed, the chain's id and the place in it, so that a chain is the same in any company.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class RevisionChain:
         max_answer_tokens: int,
         max_critique_tokens: int,
         answer: str | None = None,
+        cut_off: bool = False,
     ) -> None:
         self.id = id
         self._prompt = prompt
@@ -69,6 +70,7 @@ class RevisionChain:
         self._max_answer_tokens = max_answer_tokens
         self._max_critique_tokens = max_critique_tokens
         self._answer = answer
+        self._cut_off = cut_off
         self._revisions: list[Revision] = []
         # Of the round under way.
         self._critique: str | None = None
@@ -96,7 +98,7 @@ class RevisionChain:
         step = self._step()
         assert step is not None  # a whole chain asks nothing
         if step is _Step.ANSWER:
-            self._answer = reply
+            self._answer, self._cut_off = reply, finish_reason is FinishReason.LENGTH
             return
         self._replies += 1
         if finish_reason is FinishReason.LENGTH:
@@ -135,6 +137,10 @@ class RevisionChain:
         assert self._answer is not None
         return self._revisions[-1].text if self._revisions else self._answer
 
+    @property
+    def _revised(self) -> bool:
+        return any(revision.outcome is RevisionOutcome.REVISED for revision in self._revisions)
+
     def _step(self) -> _Step | None:
         if self._answer is None:
             return _Step.ANSWER
@@ -154,7 +160,10 @@ class RevisionChain:
 
     def _hear_revision(self, reply: str) -> None:
         if normalised(reply) == normalised(self._text):
-            self._end_round(RevisionOutcome.UNCHANGED, "the revision is the answer as it was")
+            if self._cut_off and not self._revised:
+                self._end_round(RevisionOutcome.TRUNCATED, "the revision is the answer as it was, which was cut off")
+            else:
+                self._end_round(RevisionOutcome.UNCHANGED, "the revision is the answer as it was")
             return
         requests = (self._principle.critique, self._principle.revision)
         confusion = why_no_revision(reply, critique=self._critique, requests=requests)

@@ -6,15 +6,16 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from rlaif_ray.config import ConstitutionConfig
+from rlaif_ray.config import ConstitutionConfig, UserError
 from rlaif_ray.constitution.chain import RevisionChain
 from rlaif_ray.constitution.storage import read_chains, write_chains
 from rlaif_ray.judge.material import load_constitution, load_revision_examples
 from rlaif_ray.pipeline.comparing import one_answer_each
 from rlaif_ray.pipeline.context import RunContext
 from rlaif_ray.pipeline.steps import Constituted
+from rlaif_ray.policy.given import has_chat_template
 from rlaif_ray.prompts import sample_requests
-from rlaif_ray.records import Chain, Prompt, SampleRequest
+from rlaif_ray.records import Chain, FinishReason, Prompt, SampleRequest
 from rlaif_ray.report.summary import ConstitutionSummary
 from rlaif_ray.samples import Sample, read_samples, write_samples
 from rlaif_ray.stages import ReviserPool
@@ -31,29 +32,29 @@ async def constitute(context: RunContext) -> Constituted:
     assert given is not None  # the config sees to both
     start = _starting(context, config)  # bad files are refused before anything is drawn
     prompts = context.red_team.train
-    async with _reviser(context, "initial", given, "policy.model") as pool:
+    async with _engines(context, "initial", given, "policy.model", converse=config.model is None) as pool:
         held_out = one_answer_each(context, context.prompts.held_out, "evaluate-initial")
         await _answered(context, pool, "initial", held_out)
         if config.model is None:
-            await _revise(context, pool, [start(prompt, None) for prompt in prompts])
+            await _revise(context, pool, [start(prompt) for prompt in prompts])
         else:
             requests = sample_requests(
                 prompts, 1, seed=context.config.seed, purpose="constitute", temperature=config.temperature
             )
             answers = await _answered(context, pool, "red-team", requests)
     if config.model is not None:
-        async with _reviser(context, "reviser", config.model, "constitution.model") as pool:
-            chains = [start(prompt, sample.answer) for prompt, sample in zip(prompts, answers, strict=True)]
+        async with _engines(context, "reviser", config.model, "constitution.model", converse=True) as pool:
+            chains = [start(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
             await _revise(context, pool, chains)
     return Constituted(constitution=_summary(read_chains(context.run.chains), config))
 
 
-def _starting(context: RunContext, config: ConstitutionConfig) -> Callable[[Prompt, str | None], RevisionChain]:
-    """A prompt's chain before anything is drawn: with its answer, or without."""
+def _starting(context: RunContext, config: ConstitutionConfig) -> Callable[..., RevisionChain]:
+    """What makes a prompt's chain: with an answer of another model, or before one is drawn."""
     constitution = load_constitution(config.principles)
     examples = () if config.examples is None else load_revision_examples(config.examples)
 
-    def start(prompt: Prompt, answer: str | None) -> RevisionChain:
+    def start(prompt: Prompt, answer: Sample | None = None) -> RevisionChain:
         return RevisionChain(
             prompt.id,
             prompt,
@@ -66,18 +67,29 @@ def _starting(context: RunContext, config: ConstitutionConfig) -> Callable[[Prom
             seed=context.config.seed,
             max_answer_tokens=context.config.policy.max_answer_tokens,
             max_critique_tokens=config.max_critique_tokens,
-            answer=answer,
+            answer=None if answer is None else answer.answer,
+            cut_off=answer is not None and answer.finish_reason == FinishReason.LENGTH,
         )
 
     return start
 
 
 @asynccontextmanager
-async def _reviser(context: RunContext, name: str, given: str, key: str) -> AsyncIterator[ReviserPool]:
-    """Engines with a given model, of which the run keeps a copy."""
+async def _engines(
+    context: RunContext, name: str, given: str, key: str, *, converse: bool
+) -> AsyncIterator[ReviserPool]:
+    """Engines with a given model, of which the run keeps a copy.
+
+    Raises UserError where it is to converse and cannot."""
     directory = context.run.model(name)
     if not directory.exists():
         await context.runtime.keep_model(given, key, directory)
+    trusted = context.config.policy.trust_remote_code
+    if converse and not has_chat_template(directory, trust_remote_code=trusted):
+        raise UserError(
+            f"{key}={given}: its tokenizer has no chat template, so it cannot be asked to criticise its own answer; "
+            "name a chat model"
+        )
     pool = await context.runtime.revisers(directory)
     try:
         yield pool

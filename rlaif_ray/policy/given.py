@@ -35,6 +35,11 @@ def load_given(name: str, key: str, policy: PolicyConfig) -> tuple[Any, Any]:
     return model, tokenizer
 
 
+def has_chat_template(directory: Path, *, trust_remote_code: bool) -> bool:
+    """Whether a model is one to converse with."""
+    return load_tokenizer(directory, trust_remote_code=trust_remote_code).chat_template is not None
+
+
 def conversation_tokens(directory: Path, wanted: int) -> int:
     """The longest conversation with a model: what is wanted, or less where it takes no more."""
     config = json.loads((directory / "config.json").read_text())

@@ -142,6 +142,21 @@ def test_an_answer_that_is_given_is_not_drawn() -> None:
     assert drawn.record().answer == "storm"
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_an_answer_that_was_cut_off_is_no_better_for_being_repeated(given: bool) -> None:
+    """Until a revision takes its place, after which there is nothing wrong with leaving that as it is."""
+    one = chain(rounds=3, **({"answer": "storm", "cut_off": True} if given else {}))
+    if not given:
+        hear(one, ("storm", CUT))
+    hear(one, "fine", "storm", "private storm", "sorry vote rain", "fine", "sorry vote rain")
+    outcomes = [(each.outcome, each.text) for each in one.record().revisions]
+    assert outcomes == [
+        (RevisionOutcome.TRUNCATED, "storm"),
+        (RevisionOutcome.REVISED, "sorry vote rain"),
+        (RevisionOutcome.UNCHANGED, "sorry vote rain"),
+    ]
+
+
 def test_a_reply_that_mistakes_its_role_is_drawn_anew_by_another_seed() -> None:
     """The second critique repeats the answer, and the second revision the critique."""
     drawn = chain(answer="storm vote rain", rounds=1)

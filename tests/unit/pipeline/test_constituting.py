@@ -108,6 +108,11 @@ def _drawn(chain: RevisionChain) -> Chain:
     return chain.record()
 
 
+@pytest.fixture(autouse=True)
+def _chat_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constituting, "has_chat_template", lambda directory, **_: True)
+
+
 def context(run_dir: Path, runtime: PlainRuntime, **constitution: object) -> RunContext:
     config = RunConfig.model_validate(
         {
@@ -166,6 +171,14 @@ async def test_a_second_start_draws_only_what_is_missing(
     undisturbed = context(tmp_path / "whole", whole, model=helper)
     await constituting.constitute(undisturbed)
     assert read_chains(resumed.run.chains) == read_chains(undisturbed.run.chains)
+
+
+async def test_a_model_without_turns_cannot_be_asked_to_revise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constituting, "has_chat_template", lambda directory, **_: directory.name == "initial")
+    runtime = PlainRuntime()
+    with pytest.raises(UserError, match=r"constitution\.model=helper: its tokenizer has no chat template"):
+        await constituting.constitute(context(tmp_path, runtime, model="helper"))
+    assert runtime.begun == []
 
 
 async def test_a_bad_constitution_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
