@@ -1,4 +1,4 @@
-"""The batch trainers (SFT, reward model, DPO) under Ray Train: it places the workers and joins them into a group.
+"""The batch trainers (SFT, reward model, DPO) under Ray Train: it places the workers and starts lost ones again.
 
 What they make is kept by their own atomic writes; nothing is reported to Ray Train as a checkpoint.
 """
@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _RESTARTS = 2
+
+# Ray Train's own settings, where the environment has none.
+_SETTINGS = {
+    # How soon it sees that workers are done. Its own 2 s are as long as a small fit.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # A process for every fit, which tells training of nodes that will be taken away: ours begins anew all the same.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
 
 
 async def fit_sft(
@@ -144,10 +152,13 @@ async def _train(
 def _fit(job: _Job, config: FitConfig, checkpoints: Path) -> Any:
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as TrainRunConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
     resources = config.resources
-    trainer = TorchTrainer(
+    # Not TorchTrainer: its controller, and this process, would load torch for nothing but to tell the workers to meet.
+    trainer = DataParallelTrainer(
         _run,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
@@ -175,10 +186,11 @@ def _run(train_loop_config: dict[str, _Job]) -> Any:
 
     job = train_loop_config["job"]
     log = MetricsLog(job.metrics)
-    leads = get_context().get_world_rank() == 0
+    rank, ranks = get_context().get_world_rank(), get_context().get_world_size()
+    _join(rank, ranks)
 
     def on_step(step: int, total: int, values: Mapping[str, float]) -> None:
-        if leads:
+        if rank == 0:
             log.append(job.stage, step, total, values)
 
     try:
@@ -188,3 +200,14 @@ def _run(train_loop_config: dict[str, _Job]) -> Any:
         return error
     finally:
         log.close()
+
+
+def _join(rank: int, ranks: int) -> None:
+    """Meet the other workers in one process group."""
+    from ray.train.collective import broadcast_from_rank_zero
+
+    from rlaif_ray.engines.deepspeed_engine import Rendezvous, join_group
+
+    opened = Rendezvous(ray.util.get_node_ip_address(), ranks) if rank == 0 else None
+    address = broadcast_from_rank_zero(opened and opened.address)
+    join_group(rank, ranks, opened or address)

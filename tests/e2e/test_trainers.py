@@ -31,21 +31,21 @@ DEMONSTRATIONS = [Demonstration(Prompt(f"{a} {b}", f"{a} {b}"), b) for a in NAME
 FIT = {"batch_size": 20, "micro_batch_size": 8, "resources": {"cpus": 0.5}}
 
 
-def config(directory: Path, reward: Any = None, **policy: Any) -> RunConfig:
+def config(directory: Path, reward: Any = None, *, workers: int = 1, **policy: Any) -> RunConfig:
     return RunConfig.model_validate(
         {
             "run_dir": directory,
             "prompts": {"path": "p.jsonl"},
             "policy": {"scratch": SHAPE.model_dump(), "max_prompt_tokens": 16, "max_answer_tokens": 8} | policy,
             "judge": {"model": "j"},
-            "sft": FIT | {"demonstrations": "d.jsonl", "epochs": 20, "learning_rate": 1e-2, "workers": 2},
+            "sft": FIT | {"demonstrations": "d.jsonl", "epochs": 20, "learning_rate": 1e-2, "workers": workers},
             "reward": FIT | {"epochs": 24, "learning_rate": 1e-2, "actors": {"cpus": 0.5, "count": 2}} | (reward or {}),
         }
     )
 
 
 async def test_sft_then_reward_model_then_reward_pool(tmp_path: Path) -> None:
-    settings = config(tmp_path)
+    settings = config(tmp_path, workers=2)
     paths = {"checkpoints": tmp_path / "checkpoints", "metrics": tmp_path / "metrics.jsonl"}
     sft, reward = tmp_path / "models" / "sft", tmp_path / "models" / "reward"
     trained = await fit_sft(settings, DEMONSTRATIONS, sft, **paths)
