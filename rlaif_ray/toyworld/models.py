@@ -24,7 +24,7 @@ def model_path(name: str) -> str:
         raise UserError(f"{name!r} is not a model of the toy world; known here: {known}")
     if not (directory / "model.safetensors").exists():
         raise UserError(
-            f"{name}: {directory} holds no weights, which do not travel with a job; copy that directory from where it is "
-            "whole to storage that every node sees, and name it there"
+            f"{name}: {directory} holds no weights, which do not travel with a job; copy that directory from where it "
+            "is whole to storage that every node sees, and name it there"
         )
     return str(directory)
