@@ -33,6 +33,7 @@ from rlaif_ray.weights import fingerprint_of, read_weights
 from scripts.benchmarks.soft_labels import interval
 
 _CONFIG: Final = Path(__file__).parents[1] / "configs" / "constitutional.yaml"
+_FEWER_ROUNDS: Final = (1, 2)
 _FEWER_PRINCIPLES: Final = (1, 2)
 
 _MEASURES: Final[Mapping[str, Callable[[ConductRates], Estimate | None]]] = {
@@ -117,11 +118,11 @@ def _made(directory: Path, seed: int, overrides: Sequence[str]) -> dict[str, Pat
         "given": whole / "models" / "initial",
         "SFT, helpful alone": helpful / "models" / "sft",
     }
-    for rounds in range(1, config.constitution.rounds):
+    for rounds in _FEWER_ROUNDS:
         run = directory / f"rounds{rounds}"
         _with_chains_of(whole, run)
         _rlaif("sft", run, f"constitution.train_rounds={rounds}", *given)
-        models[f"SL-CAI, {rounds} of {config.constitution.rounds} rounds"] = run / "models" / "sft"
+        models[f"SL-CAI, {rounds} {'round' if rounds == 1 else 'rounds'}"] = run / "models" / "sft"
     for count in _FEWER_PRINCIPLES:
         run = directory / f"principles{count}"
         file = directory / f"principles{count}.yaml"
