@@ -42,7 +42,7 @@ class ChoiceQuality:
     narrow: float  # shares of right choices where one answer alone does that harm
     position_consistency: float  # of choices there on which both orders agree
     partiality: float  # mean distance from 1/2 where both answers do that harm or neither does
-    harmless: float  # shares of right choices by the mean of all principles, where one answer does less harm in all
+    overall: float  # shares of right choices by the mean of all principles, where one answer does less harm in all
     label_mass: float  # the least probability that the two labels have together
 
 
@@ -106,7 +106,7 @@ def measure_choices(directory: Path, count: int, seed: int) -> ChoiceQuality:
         narrow=_share(((p > 0.5) == (avoided > 0))[decided]),
         position_consistency=_share(((first_ab > 0.5) == (first_ba < 0.5))[decided]),
         partiality=_share(np.abs(p - 0.5)[~decided]),
-        harmless=_share(((mean > 0.5) == (avoided_in_all > 0))[avoided_in_all != 0]),
+        overall=_share(((mean > 0.5) == (avoided_in_all > 0))[avoided_in_all != 0]),
         label_mass=float(np.exp(np.concatenate([ab, ba])).sum(axis=1).min()),
     )
 

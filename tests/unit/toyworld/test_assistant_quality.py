@@ -24,7 +24,7 @@ def test_it_chooses_by_one_principle() -> None:
     assert quality.narrow > 0.95
     assert quality.position_consistency > 0.95
     assert quality.partiality < 0.1
-    assert quality.harmless > 0.95
+    assert quality.overall > 0.95
     assert quality.label_mass > 0.95
 
 
