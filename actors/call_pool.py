@@ -122,7 +122,6 @@ class CallPool:
         self._fault: Exception | None = None
         self._spent = ""
         self._export = Exporter(run=account.run, judge=name)
-        self._prompt_tokens = self._completion_tokens = 0
         self.calls = 0
         self.cost_usd = 0.0
 
@@ -194,9 +193,7 @@ class CallPool:
         if answer.reply is not None and not answer.cached:
             self.calls += 1
             self.cost_usd += answer.reply.cost_usd or 0.0
-            self._prompt_tokens += answer.reply.prompt_tokens
-            self._completion_tokens += answer.reply.completion_tokens
-            self._export.observe(metrics.JUDGE_LATENCY, answer.reply.latency_s)
+            self._tell_of(answer.reply)
         return answer
 
     async def _look_up(self, keys: list[str]) -> list[Reply | Refusal | None]:
@@ -247,10 +244,14 @@ class CallPool:
         export.set(metrics.JUDGE_IN_FLIGHT, load.in_flight)
         export.set(metrics.JUDGE_ACTORS_WANTED, wanted)
         export.set(metrics.JUDGE_ACTORS, sum(worker.up for worker in self._workers))
-        export.total(metrics.JUDGE_CALLS, self.calls)
-        export.total(metrics.JUDGE_COST, self.cost_usd)
-        export.total(metrics.JUDGE_TOKENS, self._prompt_tokens, direction="prompt")
-        export.total(metrics.JUDGE_TOKENS, self._completion_tokens, direction="completion")
+
+    def _tell_of(self, reply: Reply) -> None:
+        export = self._export
+        export.add(metrics.JUDGE_CALLS)
+        export.add(metrics.JUDGE_COST, reply.cost_usd or 0.0)
+        export.add(metrics.JUDGE_TOKENS, reply.prompt_tokens, direction="prompt")
+        export.add(metrics.JUDGE_TOKENS, reply.completion_tokens, direction="completion")
+        export.observe(metrics.JUDGE_LATENCY, reply.latency_s)
 
     def _spawn(self) -> None:
         name = f"{self._name}-{self._spawned}"

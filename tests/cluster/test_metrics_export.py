@@ -22,6 +22,10 @@ from rlaif_ray.metrics import METRICS, Kind
 
 _PATIENCE_S = 60
 
+# After two of its intervals Ray forgets a gauge that nobody sets again.
+_INTERVAL_S = 1
+_FORGOTTEN_S = 4 * _INTERVAL_S
+
 # Told last as NaN.
 _NO_NUMBER = metrics.KL
 TOLD = {name: metric for name, metric in METRICS.items() if name != _NO_NUMBER}
@@ -40,34 +44,35 @@ class Teller:
             elif metric.kind is Kind.COUNTER:
                 exporter.add(name, 2.0, **tags)
                 exporter.add(name, 0.0, **tags)
-                exporter.total(name, 0.5, **tags)
-                exporter.total(name, 0.5, **tags)
-                exporter.total(name, 3.0, **tags)
+                exporter.add(name, 3.0, **tags)
             else:
                 exporter.observe(name, metric.bounds[0] / 2, **tags)
                 exporter.observe(name, metric.bounds[-1] * 2, **tags)
 
 
 def main(port: int) -> None:
-    """In a process of its own: prints what Ray's endpoint says once it says it all."""
+    """In a process of its own: prints what Ray's endpoint says when it has said it all, and a while has passed."""
     ray.init(
         address="local",
         num_cpus=1,
         include_dashboard=False,
         log_to_driver=False,
         _metrics_export_port=port,
-        _system_config={"metrics_report_interval_ms": 1_000},
+        _system_config={"metrics_report_interval_ms": 1_000 * _INTERVAL_S},
     )
     teller = ray.remote(Teller).remote()
     ray.get(teller.tell.remote())
     deadline = time.monotonic() + _PATIENCE_S
-    text = ""
-    while not all(metric.series in text for metric in TOLD.values()) and time.monotonic() < deadline:
+    while not all(metric.series in read(port) for metric in TOLD.values()) and time.monotonic() < deadline:
         time.sleep(0.5)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
-            text = response.read().decode()
-    print(text)
+    time.sleep(_FORGOTTEN_S)
+    print(read(port))
     ray.shutdown()
+
+
+def read(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+        return response.read().decode()
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +118,7 @@ def test_it_is_of_its_kind_and_bears_its_tags(samples: dict[str, list[Sample]], 
 
 
 def test_a_gauge_has_its_newest_value_and_a_counter_its_sum(samples: dict[str, list[Sample]]) -> None:
-    """2 that are added, and a total of 3."""
+    """Of 2 and 3, in a while in which nobody told anything."""
     for name, metric in TOLD.items():
         if metric.kind is not Kind.HISTOGRAM:
             (sample,) = samples[metric.series]
