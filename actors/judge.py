@@ -235,6 +235,8 @@ async def start_judges(config: JudgeConfig, *, seed: int, run: str, ledger_path:
         # What it was asked is asked again of the next one, which finds in the ledger what was answered.
         restarts=True,
         concurrency=_CALLS_AT_A_TIME,
+        # It holds no grant, and a node elsewhere could not go while it is there.
+        node=ray.get_runtime_context().get_node_id(),
     )
     return Judges(pool_name, pool, ledger, run)
 

@@ -12,6 +12,7 @@ from ray.exceptions import RayTaskError
 
 from actors.call_pool import cause_of
 from actors.learner_rank import LearnerRank
+from actors.placement import ANYWHERE, Reserved
 from actors.spawn import spawn
 from actors.weight_transfer import sent_by
 from rlaif_ray.config import RunConfig
@@ -22,7 +23,10 @@ from rlaif_ray.stages import Shards
 class LearnerGroup:
     """Handles of the ranks. Every call goes to all of them at once; the first error is raised."""
 
-    def __init__(self, config: RunConfig, models: LearnerModels, checkpoints: Path) -> None:
+    def __init__(
+        self, config: RunConfig, models: LearnerModels, checkpoints: Path, reserved: Reserved = ANYWHERE
+    ) -> None:
+        self._reserved = reserved
         self._transfer = config.learner.weight_transfer
         self._ranks: list[Any] = [
             spawn(
@@ -30,6 +34,7 @@ class LearnerGroup:
                 f"learner-{rank}",
                 config.learner.resources,
                 args=(config, models, checkpoints, rank),
+                slot=reserved.slot(rank),
             )
             for rank in range(config.learner.ranks)
         ]
@@ -68,6 +73,7 @@ class LearnerGroup:
     def close(self) -> None:
         for rank in self._ranks:
             ray.kill(rank)
+        self._reserved.release()
 
     async def _all(self, method: str, *args: Any) -> list[Any]:
         try:

@@ -86,6 +86,8 @@ class LearnerRank:
         published = self._sender.publish()
         canary = self._canary()
         logprobs = self._canary_logprobs(canary)
+        if self._config.placement.share_gpus:
+            _free_cached_memory()
         if published is None:
             return None
         return WeightVersion(self._version, published.fingerprint, published.weights, canary, logprobs)
@@ -156,6 +158,13 @@ class LearnerRank:
         with torch.no_grad():
             logits = served_model(self._models.policy.module)(input_ids=tokens, use_cache=False).logits
         return tuple(token_logprobs(logits[:, :-1], tokens[:, 1:], temperature=1.0)[0].tolist())
+
+
+def _free_cached_memory() -> None:
+    """What torch keeps for tensors to come, it leaves to whoever shares the GPU."""
+    import torch
+
+    torch.cuda.empty_cache()
 
 
 def _trained(measured: Mapping[str, float]) -> set[str]:

@@ -18,6 +18,7 @@ from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.call_pool import cause_of
+from actors.placement import ANYWHERE, Reserved
 from actors.spawn import spawn
 from rlaif_ray.config import RunConfig
 from rlaif_ray.records import Prompt, Rollouts, Scores
@@ -100,15 +101,30 @@ class RewardWorker:
 class RewardPool:
     """Handles of the reward actors. Shards go round them; Ray restarts a lost actor and repeats its calls."""
 
-    def __init__(self, directory: Path, config: RunConfig, policy_directory: Path, prompts: Sequence[Prompt]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: RunConfig,
+        policy_directory: Path,
+        prompts: Sequence[Prompt],
+        reserved: Reserved = ANYWHERE,
+    ) -> None:
         """`prompts` hold those of all rollouts to come, and `policy_directory` the tokenizer of their answers: where
         the reward model has another vocabulary, it reads the text."""
+        self._reserved = reserved
         self._package = package_of(directory)
         policy = _on_this_node(_pack_tokenizer).remote(policy_directory)
         by_id = ray.put({prompt.id: prompt for prompt in prompts})
         self._references = _References(self._package[0], policy, by_id)
         self._workers: list[Any] = [
-            spawn(RewardWorker, f"reward-{index}", config.reward.actors, args=(config,), restarts=True)
+            spawn(
+                RewardWorker,
+                f"reward-{index}",
+                config.reward.actors,
+                args=(config,),
+                restarts=True,
+                slot=reserved.slot(index),
+            )
             for index in range(config.reward.actors.count)
         ]
 
@@ -127,6 +143,7 @@ class RewardPool:
     def close(self) -> None:
         for worker in self._workers:
             ray.kill(worker)
+        self._reserved.release()
 
     def _on_each(self, method: str, rollouts: Shards[Rollouts]) -> Shards[Any]:
         return tuple(

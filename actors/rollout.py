@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from actors.placement import ANYWHERE, Reserved
+from actors.rollout_dispatcher import ReplicaState, RolloutDispatcher
 from actors.spawn import spawn
-from actors.weight_transfer import SentWeights, arriving
-from rlaif_ray.config import PolicyConfig, RolloutConfig
+from actors.weight_transfer import arriving
+from rlaif_ray.config import ActorResources, PolicyConfig, RolloutConfig
 from rlaif_ray.constitution.chain import RevisionChain
 from rlaif_ray.constitution.driving import converse
 from rlaif_ray.engines.vllm_replies import VllmReplies, decoded, encoded
@@ -23,7 +26,8 @@ from rlaif_ray.records import Chain, Rollouts, SampleRequest, WeightVersion
 from rlaif_ray.stages import Shards, WeightMismatch
 from rlaif_ray.weights import WeightTransfer
 
-T = TypeVar("T")
+# Calls that the dispatcher holds open at a time: each shard is one.
+_CALLS_AT_A_TIME = 10_000
 
 
 class RolloutWorker:
@@ -33,7 +37,9 @@ class RolloutWorker:
     `rollout.on_update=keep`, for the engine's step.
     """
 
-    def __init__(self, model: str, policy: PolicyConfig, rollout: RolloutConfig, transfer: WeightTransfer) -> None:
+    def __init__(
+        self, model: str, policy: PolicyConfig, rollout: RolloutConfig, transfer: WeightTransfer, shares_gpu: bool
+    ) -> None:
         self._engine = VllmRolloutEngine(
             model,
             dtype=policy.dtype,
@@ -45,10 +51,17 @@ class RolloutWorker:
             trust_remote_code=policy.trust_remote_code,
             weight_transfer=transfer,
             keeps_requests=rollout.on_update == "keep",
+            sleeps=shares_gpu,
         )
+        self._engine.sleep()
         self._max_answer_tokens = policy.max_answer_tokens
         self._keeps_requests = rollout.on_update == "keep"
         self._turn = asyncio.Lock()
+        self._drawing = 0  # calls that draw or score, and those that wait for their turn to
+
+    async def live(self) -> None:
+        """Never returns: who awaits it hears of this process's end at once."""
+        await asyncio.Event().wait()
 
     async def load(self, version: WeightVersion) -> None:
         """Serve `version`; returns once the engine has proved that it does."""
@@ -61,6 +74,7 @@ class RolloutWorker:
     async def begin_load(self) -> None:
         """Weights that are sent come by `receive` from here on, until `finish_load`; nobody has a turn meanwhile."""
         await self._turn.acquire()
+        self._engine.wake()
         self._engine.begin_load()
 
     async def receive(self, update_info: dict[str, Any]) -> None:
@@ -74,8 +88,7 @@ class RolloutWorker:
 
     async def generate(self, requests: Sequence[SampleRequest], version: WeightVersion) -> Rollouts:
         """Draw answers from `version`, or, where requests are kept, from a newer one that has come meanwhile."""
-        async with self._turn:
-            await self._ensure(version)
+        async with self._serving(version):
             longest = self._max_answer_tokens
             drawing = self._engine.begin([encoded(self._engine, request, longest) for request in requests])
             while not self._engine.is_done(drawing):
@@ -88,14 +101,26 @@ class RolloutWorker:
 
     async def converse(self, chains: Sequence[RevisionChain], version: WeightVersion) -> list[Chain]:
         """Draw chains of replies from `version`; a load waits until all are whole."""
-        async with self._turn:
-            await self._ensure(version)
+        async with self._serving(version):
             return converse(chains, VllmReplies(self._engine))
 
     async def logprobs(self, rollouts: Rollouts, version: WeightVersion) -> NDArray[np.float32]:
-        async with self._turn:
-            await self._ensure(version)
+        async with self._serving(version):
             return self._engine.logprobs(rollouts)
+
+    @asynccontextmanager
+    async def _serving(self, version: WeightVersion) -> AsyncIterator[None]:
+        """A turn to draw or score by `version`. Where the GPU is shared, the engine sleeps again when nobody waits."""
+        self._drawing += 1
+        try:
+            async with self._turn:
+                self._engine.wake()
+                await self._ensure(version)
+                yield
+        finally:
+            self._drawing -= 1
+            if not self._drawing:
+                self._engine.sleep()
 
     async def _ensure(self, version: WeightVersion) -> None:
         """A replica that has no weights loads these. Raises WeightMismatch where it serves others."""
@@ -113,6 +138,7 @@ class RolloutWorker:
         if serving is not None and serving.fingerprint == version.fingerprint:
             self._engine.relabel(version)
             return
+        self._engine.wake()
         self._engine.begin_load()
         async for part in arriving(version):
             self._engine.take(part)
@@ -124,7 +150,8 @@ class RolloutWorker:
 
 
 class RolloutPool:
-    """Handles of the replicas. What is asked is split evenly and in order; Ray retries a lost replica's share."""
+    """Handles of the replicas, and of the dispatcher that sends requests to those that serve. What is asked is split
+    evenly and in order."""
 
     def __init__(
         self,
@@ -134,70 +161,82 @@ class RolloutPool:
         transfer: WeightTransfer = "object_store",
         *,
         name: str = "rollout",
+        shares_gpus: bool = False,
+        reserved: Reserved = ANYWHERE,
+        run: str = "",
     ) -> None:
-        """The replicas' actors are called `name` and a number."""
+        """The replicas' actors are called `name` and a number. With `shares_gpus` they sleep while nobody asks them.
+        Their metrics bear the id of the run."""
+        self._reserved = reserved
+        names = [f"{name}-{index}" for index in range(rollout.replicas)]
         self._replicas: list[Any] = [
             spawn(
                 RolloutWorker,
-                f"{name}-{index}",
+                replica,
                 rollout.resources,
-                args=(str(model), policy, rollout, transfer),
+                args=(str(model), policy, rollout, transfer, shares_gpus),
                 restarts=True,
+                slot=reserved.slot(index),
             )
-            for index in range(rollout.replicas)
+            for index, replica in enumerate(names)
         ]
+        self._dispatcher = spawn(
+            RolloutDispatcher,
+            f"{name}-dispatcher",
+            ActorResources(cpus=0),
+            args=(names, rollout.fewest_replicas, run),
+            restarts=True,
+            concurrency=_CALLS_AT_A_TIME,
+            # It holds no grant, and a node elsewhere could not go while it is there.
+            node=ray.get_runtime_context().get_node_id(),
+        )
         self._version: WeightVersion | None = None
+        self._serving = 0  # replicas, when weights were loaded last
 
     async def ready(self) -> None:
-        """Wait until every engine has started."""
-        await asyncio.gather(*(replica.__ray_ready__.remote() for replica in self._replicas))
+        """Wait until enough engines have started."""
+        await self._dispatcher.ready.remote()
 
     async def load(self, version: WeightVersion) -> None:
-        if isinstance(version.weights, SentWeights) and not self._serves(version):
-            await version.weights.send(self._replicas)
-            await asyncio.gather(*(replica.finish_load.remote(version) for replica in self._replicas))
-        else:
-            await asyncio.gather(*(replica.load.remote(version) for replica in self._replicas))
+        self._serving = await self._dispatcher.load.remote(version)
         self._version = version
 
+    async def states(self) -> list[ReplicaState]:
+        """Who serves what, and who answered how much, by number."""
+        states: list[ReplicaState] = await self._dispatcher.states.remote()
+        return states
+
     def generate(self, requests: Sequence[SampleRequest]) -> Shards[Rollouts]:
-        version = self._serving()
-        return tuple(replica.generate.remote(share, version) for replica, share in self._shares(requests))
+        return self._split("generate", requests)
 
     def converse(self, chains: Sequence[RevisionChain]) -> Shards[list[Chain]]:
         """Start drawing the chains; returns at once."""
-        version = self._serving()
-        return tuple(replica.converse.remote(share, version) for replica, share in self._shares(chains))
+        return self._split("converse", chains)
 
     def logprobs(self, rollouts: Shards[Rollouts]) -> Shards[NDArray[np.float32]]:
         """Log-probabilities (sum of answer lengths,) of given answers under the weights that are loaded."""
-        version = self._serving()
-        return tuple(
-            replica.logprobs.remote(shard, version)
-            for replica, shard in zip(itertools.cycle(self._replicas), rollouts, strict=False)
-        )
+        version = self._loaded()
+        return tuple(self._dispatcher.call.remote("logprobs", 1, (shard, version)) for shard in rollouts)
 
     def decode(self, rollouts: Shards[Rollouts]) -> Shards[list[str]]:
-        return tuple(
-            replica.decode.remote(shard)
-            for replica, shard in zip(itertools.cycle(self._replicas), rollouts, strict=False)
-        )
+        return tuple(self._dispatcher.call.remote("decode", 1, (shard,)) for shard in rollouts)
 
     def close(self) -> None:
-        for replica in self._replicas:
-            ray.kill(replica)
+        for actor in (self._dispatcher, *self._replicas):
+            ray.kill(actor)
+        self._reserved.release()
 
-    def _shares(self, items: Sequence[T]) -> Iterator[tuple[Any, Sequence[T]]]:
-        """Each replica with its share of the items. Those that would have none are left out."""
-        bounds = np.linspace(0, len(items), len(self._replicas) + 1).astype(int)
-        for replica, start, end in zip(self._replicas, bounds, bounds[1:], strict=False):
-            if end > start:
-                yield replica, items[start:end]
+    def _split(self, method: str, items: Sequence[Any]) -> Shards[Any]:
+        """A share for each replica that served when weights were loaded last; none is empty."""
+        version = self._loaded()
+        bounds = np.linspace(0, len(items), self._serving + 1).astype(int).tolist()
+        return tuple(
+            self._dispatcher.call.remote(method, end - start, (items[start:end], version))
+            for start, end in itertools.pairwise(bounds)
+            if end > start
+        )
 
-    def _serves(self, version: WeightVersion) -> bool:
-        return self._version is not None and self._version.fingerprint == version.fingerprint
-
-    def _serving(self) -> WeightVersion:
+    def _loaded(self) -> WeightVersion:
         if self._version is None:
             raise RuntimeError("load a version before asking the pool for answers")
         return self._version

@@ -14,10 +14,11 @@ from actors import trainer
 from actors.call_pool import cause_of
 from actors.judge import Judges, start_judges
 from actors.learner import LearnerGroup
+from actors.placement import Placement
 from actors.reward import RewardPool
 from actors.reward_mix import RewardMix, RewardWatch
 from actors.rollout import RolloutPool
-from rlaif_ray.config import ActorResources, JudgeConfig, RunConfig
+from rlaif_ray.config import JudgeConfig, RunConfig
 from rlaif_ray.records import Demonstration, LabelledPair, LearnerModels, Prompt, RewardData, RewardFit, WeightVersion
 from rlaif_ray.rundir import RunDirectory
 from rlaif_ray.stages import Ref, Shards
@@ -35,10 +36,12 @@ class RayRuntime:
         self._config = config
         self._say = say
         self._run = RunDirectory(config.run_dir)
+        self._placement = Placement(config, say)
         self._rollouts: RolloutPool | None = None
         self._judges: dict[str, asyncio.Task[Judges]] = {}
 
     async def fit_sft(self, demonstrations: Sequence[Demonstration]) -> None:
+        await self._placement.room_for("sft-worker")
         await trainer.fit_sft(
             self._config,
             demonstrations,
@@ -48,6 +51,8 @@ class RayRuntime:
         )
 
     async def fit_reward(self, data: RewardData, directory: RunDirectory) -> list[RewardFit]:
+        for workers in ("reward-pretraining-worker", "reward-worker"):
+            await self._placement.room_for(workers)
         return await trainer.fit_reward(
             self._config,
             data,
@@ -60,6 +65,7 @@ class RayRuntime:
     async def fit_dpo(
         self, train: Sequence[LabelledPair], held_out: Sequence[LabelledPair], directory: RunDirectory
     ) -> None:
+        await self._placement.room_for("dpo-worker")
         await trainer.fit_dpo(
             self._config,
             train,
@@ -87,8 +93,15 @@ class RayRuntime:
         assert constitution is not None
         longest = conversation_tokens(model, constitution.max_context_tokens)
         policy = config.policy.model_copy(update={"max_prompt_tokens": longest - config.policy.max_answer_tokens - 1})
-        pool = RolloutPool(model, policy, config.rollout, name="reviser")
-        await self._up("reviser", config.rollout.resources, pool.ready())
+        pool = RolloutPool(
+            model,
+            policy,
+            config.rollout,
+            name="reviser",
+            reserved=await self._placement.reserve("reviser"),
+            run=self._run.id,
+        )
+        await self._up("reviser", pool.ready())
         await pool.load(await self.directory_version(model, 0))
         return pool
 
@@ -96,9 +109,15 @@ class RayRuntime:
         if self._rollouts is None:
             config = self._config
             self._rollouts = RolloutPool(
-                self._run.model("sft"), config.policy, config.rollout, config.learner.weight_transfer
+                self._run.model("sft"),
+                config.policy,
+                config.rollout,
+                config.learner.weight_transfer,
+                shares_gpus=config.placement.share_gpus,
+                reserved=await self._placement.reserve("rollout"),
+                run=self._run.id,
             )
-            await self._up("rollout", self._config.rollout.resources, self._rollouts.ready())
+            await self._up("rollout", self._rollouts.ready())
         return self._rollouts
 
     async def judges(self) -> Judges:
@@ -120,8 +139,9 @@ class RayRuntime:
         return await self._judges[name]
 
     async def reward_models(self, directory: Path, prompts: Sequence[Prompt]) -> RewardPool:
-        pool = RewardPool(directory, self._config, self._run.model("sft"), prompts)
-        await self._up("reward", self._config.reward.actors, pool.ready())
+        reserved = await self._placement.reserve("reward")
+        pool = RewardPool(directory, self._config, self._run.model("sft"), prompts, reserved)
+        await self._up("reward", pool.ready())
         return pool
 
     async def rewards(self, directory: Path, prompts: Sequence[Prompt]) -> RewardPool | RewardMix:
@@ -149,19 +169,15 @@ class RayRuntime:
         return watch
 
     async def learner(self, models: LearnerModels, checkpoints: Path) -> LearnerGroup:
-        learner = LearnerGroup(self._config, models, checkpoints)
-        await self._up("learner", self._config.learner.resources, learner.ready())
+        learner = LearnerGroup(self._config, models, checkpoints, await self._placement.reserve("learner"))
+        await self._up("learner", learner.ready())
         return learner
 
-    async def _up(self, name: str, resources: ActorResources, ready: Awaitable[None]) -> None:
-        """Wait for actors, aloud: Ray queues what does not fit, for as long as it takes."""
+    async def _up(self, name: str, ready: Awaitable[None]) -> None:
+        """Wait for actors that have their places, aloud."""
         waiting = asyncio.ensure_future(ready)
         while not (await asyncio.wait([waiting], timeout=_PATIENCE_S))[0]:
-            free = ray.available_resources()
-            self._say(
-                f"  waiting for the {name} actors: each wants {resources.cpus:g} CPUs and {resources.gpus:g} GPUs, "
-                f"and {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs are free"
-            )
+            self._say(f"  waiting for the {name} actors, which have their places and load their models")
         await waiting
 
     async def directory_version(self, directory: Path, number: int) -> WeightVersion:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ from types import FrameType
 import ray
 
 from rlaif_ray.doctor.examination import Node
+
+# Resources that Ray counts on every node, beside those that a node declares.
+_OF_EVERY_NODE = re.compile(r"CPU|GPU|memory|object_store_memory|node:.*")
 
 
 @contextmanager
@@ -47,6 +51,12 @@ def cluster_nodes() -> list[Node]:
     """What each living node of the cluster that was joined has to grant in all."""
     living = [(node["NodeManagerHostname"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
     return [
-        Node(name, granted.get("CPU", 0), granted.get("GPU", 0), granted.get("memory", 0) / 2**30)
+        Node(
+            name,
+            granted.get("CPU", 0),
+            granted.get("GPU", 0),
+            granted.get("memory", 0) / 2**30,
+            {name: amount for name, amount in granted.items() if not _OF_EVERY_NODE.fullmatch(name)},
+        )
         for name, granted in living
     ]

@@ -7,10 +7,14 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.placement import Slot
 from rlaif_ray.config import ActorResources
 
 # Of the actors that all jobs of a cluster share, as they share a quota or a file.
 SHARED_NAMESPACE = "rlaif-ray"
+
+# What Ray counts on the head alone, which no autoscaler takes away.
+_HEAD = "node:__internal_head__"
 
 
 def spawn(
@@ -22,18 +26,20 @@ def spawn(
     restarts: bool = False,
     concurrency: int | None = None,
     node: str | None = None,
+    slot: Slot | None = None,
 ) -> Any:
     """Start an actor and return its handle at once.
 
     `restarts`: Ray starts the actor again when it dies and repeats the calls that it had, so they must be repeatable.
-    `concurrency`: calls that an async actor works on at once. `node`: where it must live. Threads are set in the
-    actor's environment, as torch and OpenMP read them once, at import; waiting threads yield their core, since actors
-    may outnumber cores.
+    `concurrency`: calls that an async actor works on at once. `node` or `slot`: where it must live. Threads are set in
+    the actor's environment, as torch and OpenMP read them once, at import; waiting threads yield their core, since
+    actors may outnumber cores.
     """
     options: dict[str, Any] = {
         "name": name,
         "num_cpus": resources.cpus,
         "num_gpus": resources.gpus,
+        "resources": resources.custom,
         "runtime_env": {"env_vars": process_environment(resources)},
     }
     if restarts:
@@ -42,17 +48,21 @@ def spawn(
         options["max_concurrency"] = concurrency
     if node is not None:
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    if slot is not None:
+        options["scheduling_strategy"] = slot.strategy
     return ray.remote(cls).options(**options).remote(*args)
 
 
 def shared(cls: type, name: str, *, args: tuple[Any, ...], concurrency: int = 1, node: str | None = None) -> Any:
     """The handle of the one actor of this name that all jobs of the cluster share; started where there is none, on
-    `node` where that is given. Ray starts it again when it dies and repeats the calls that it had, so they must be
+    `node`, else on the head. Ray starts it again when it dies and repeats the calls that it had, so they must be
     repeatable; it ends with the job that started it."""
     options: dict[str, Any] = {}
     if concurrency > 1:
         options["max_concurrency"] = concurrency
-    if node is not None:
+    if node is None:
+        options["resources"] = {_HEAD: 0.001}
+    else:
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
     return (
         ray.remote(cls)

@@ -164,7 +164,7 @@ def _fit(job: _Job, config: FitConfig, checkpoints: Path) -> Any:
         scaling_config=ScalingConfig(
             num_workers=config.workers,
             use_gpu=resources.gpus > 0,
-            resources_per_worker={"CPU": resources.cpus, "GPU": resources.gpus},
+            resources_per_worker={"CPU": resources.cpus, "GPU": resources.gpus, **resources.custom},
         ),
         run_config=TrainRunConfig(
             name=job.stage,

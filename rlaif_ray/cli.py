@@ -179,7 +179,7 @@ def doctor(config: ConfigPath, overrides: Overrides = None) -> None:
 
     settings = load_config(config, overrides or ())
     nodes, plan = _nodes(), actor_plan(settings)
-    found = obstacles(plan, nodes)
+    found = obstacles(settings, plan, nodes)
     show(page(nodes, plan, loads(plan, nodes), sharing(plan, nodes), cautions(settings, plan, nodes), found))
     if found:
         raise typer.Exit(2)
@@ -232,15 +232,17 @@ def _nodes() -> list[Node]:
 def _check_constitution(path: Path, overrides: Sequence[str] | None) -> None:
     """Of a config, the files that it names; of anything else, the file itself."""
     from rlaif_ray.config import UserError, holds_config, load_config
-    from rlaif_ray.constitution.checking import check, lines
+    from rlaif_ray.constitution.checking import check, check_constitution, check_examples, lines
 
-    names: list[str | None] = [str(path)]
     if holds_config(path):
         constitution = load_config(path, overrides or ()).constitution
         if constitution is None:
             raise UserError(f"{path} has no constitution; give it a section of that name, or name a file of principles")
-        names = [constitution.principles, constitution.examples]
-    found = [check(name) for name in names if name is not None]
+        found = [check_constitution(constitution.principles)]
+        if constitution.examples is not None:
+            found.append(check_examples(constitution.examples))
+    else:
+        found = [check(str(path))]
     print("\n\n".join("\n".join(lines(one)) for one in found))
     if any(one.errors for one in found):
         raise typer.Exit(2)

@@ -97,9 +97,21 @@ class CollectConfig(Section):
     """The first round that collects. Those before it fit on `reward.preferences` alone."""
 
 
+class PlacementConfig(Section):
+    """Where actors live. What each is given is in its own section, `resources` or `actors`."""
+
+    share_gpus: bool = False
+    """Put every rollout replica on a GPU with a rank of the learner. Replicas sleep while nobody asks them, and leave
+    its memory to the learner."""
+    timeout_s: PositiveFloat = 1800.0
+    """How long a run waits for nodes that bear its actors, before it stops."""
+
+
 class RolloutConfig(Section):
     replicas: Positive = 1
     """vLLM engines that hold the policy."""
+    min_replicas: Positive | None = None
+    """A run begins with so many of them, and the others join when they are up. Without it: all."""
     resources: ActorResources = ActorResources()
     temperature: PositiveFloat = 1.0
     """Of training's rollouts; evaluation always draws at 1."""
@@ -112,6 +124,18 @@ class RolloutConfig(Section):
     on_update: Literal["drain", "keep"] = "drain"
     """What becomes of answers that are being drawn when new weights come, with `ppo.max_staleness`: they are finished
     first, or go on under the new weights."""
+
+    @property
+    def fewest_replicas(self) -> int:
+        return self.replicas if self.min_replicas is None else self.min_replicas
+
+    @model_validator(mode="after")
+    def _enough(self) -> RolloutConfig:
+        if self.fewest_replicas > self.replicas:
+            raise ValueError(
+                f"rollout.min_replicas ({self.min_replicas}) must not exceed rollout.replicas ({self.replicas})"
+            )
+        return self
 
 
 class EvaluationConfig(Section):
@@ -137,6 +161,7 @@ class RunConfig(Section):
     constitution: ConstitutionConfig | None = None
     """Revise the answers to red-team prompts before SFT, and fine-tune on the revisions. What is collected then are
     comparisons of answers to red-team prompts; the policy is trained and evaluated on those and on `prompts`."""
+    placement: PlacementConfig = PlacementConfig()
     sft: SftConfig = SftConfig()
     judge: JudgeConfig
     collect: CollectConfig = CollectConfig()
@@ -181,6 +206,12 @@ class RunConfig(Section):
             raise ValueError("policy.scratch builds an untrained model: set sft.demonstrations to train it on")
         if self.constitution is not None and self.policy.model is None:
             raise ValueError("constitution: an untrained model cannot revise its answers; set policy.model")
+        if self.constitution is not None and self.constitution.max_context_tokens < self.policy.context_tokens:
+            raise ValueError(
+                f"constitution.max_context_tokens ({self.constitution.max_context_tokens}) bears no answer: a prompt and "
+                f"its answer may take {self.policy.context_tokens} tokens by policy.max_prompt_tokens and "
+                "policy.max_answer_tokens; raise it"
+            )
         possible = self.collect.answers_per_prompt * (self.collect.answers_per_prompt - 1) // 2
         if self.collect.pairing in ("random", "active") and self.collect.pairs_per_prompt > possible:
             raise ValueError(
@@ -189,6 +220,7 @@ class RunConfig(Section):
             )
         self._check_rewards()
         self._check_learning()
+        self._check_placement()
         return self
 
     def _check_rewards(self) -> None:
@@ -239,6 +271,34 @@ class RunConfig(Section):
                     f"evaluation.judge: {judge.model} labels for training too; name a judge that does not, or leave it "
                     "out to evaluate by the training judge"
                 )
+
+    def _check_placement(self) -> None:
+        transfer = self.learner.weight_transfer
+        if transfer != "object_store" and self.rollout.fewest_replicas < self.rollout.replicas:
+            raise ValueError(
+                f"rollout.min_replicas: weights that are sent by {transfer} reach all replicas together; leave it out, "
+                "or set learner.weight_transfer=object_store"
+            )
+        if not self.placement.share_gpus:
+            return
+        rollout, learner = self.rollout.resources.gpus, self.learner.resources.gpus
+        if not (rollout and learner) or rollout + learner > 1:
+            raise ValueError(
+                "placement.share_gpus divides one GPU between a replica and a rank: set rollout.resources.gpus and "
+                "learner.resources.gpus, which add up to 1 at most"
+            )
+        if self.policy.algorithm == "dpo":
+            raise ValueError("placement.share_gpus: dpo has no learner beside its rollouts; leave it out")
+        if self.rollout.replicas != self.learner.ranks:
+            raise ValueError(
+                f"placement.share_gpus puts one replica and one rank on each GPU: set rollout.replicas "
+                f"({self.rollout.replicas}) and learner.ranks ({self.learner.ranks}) to the same number"
+            )
+        if self.ppo.max_staleness:
+            raise ValueError(
+                "placement.share_gpus: with ppo.max_staleness replicas draw while the learner takes its step, and "
+                "never sleep; set it to 0, or give each side GPUs of its own"
+            )
 
 
 class JudgeRunConfig(Section):

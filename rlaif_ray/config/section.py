@@ -34,6 +34,8 @@ class ActorResources(Section):
     """Ray's GPU grant."""
     threads: Positive = 1
     """OpenMP threads, set before torch is imported."""
+    custom: dict[str, PositiveFloat] = {}
+    """Ray's custom resources, such as `{judge: 0.01}`: the actor lives where nodes declare them."""
 
 
 class Replicas(ActorResources):

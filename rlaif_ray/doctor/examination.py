@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from rlaif_ray.config import RunConfig
-from rlaif_ray.doctor.plan import STAGES, ActorGroup, Phase
+from rlaif_ray.doctor.plan import STAGES, ActorGroup, Binding, Phase
+from rlaif_ray.doctor.reservations import Bundle, reservations
+
+# Grants are fractions of a core.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +21,11 @@ class Node:
     cpus: float
     gpus: float
     memory_gib: float
+    custom: Mapping[str, float] = field(default_factory=dict)  # Ray's custom resources
+
+    def has(self, name: str) -> float:
+        """Of a resource, by Ray's name of it."""
+        return {"CPU": self.cpus, "GPU": self.gpus}.get(name, self.custom.get(name, 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +67,11 @@ def sharing(plan: Sequence[ActorGroup], nodes: Sequence[Node]) -> str:
     )
 
 
-def obstacles(plan: Sequence[ActorGroup], nodes: Sequence[Node]) -> list[str]:
+def obstacles(config: RunConfig, plan: Sequence[ActorGroup], nodes: Sequence[Node]) -> list[str]:
     """Why the run cannot go on here, each in one sentence that names the key; none where it can."""
-    return [*_too_large(plan, nodes), *_too_many(plan, nodes)]
+    found = [*_too_large(plan, nodes), *_too_many(plan, nodes)]
+    # Only where sums and sizes would do is it worth telling that the pieces do not fit.
+    return found or _without_room(config, plan, nodes)
 
 
 def cautions(config: RunConfig, plan: Sequence[ActorGroup], nodes: Sequence[Node]) -> list[str]:
@@ -78,7 +89,7 @@ def cautions(config: RunConfig, plan: Sequence[ActorGroup], nodes: Sequence[Node
     if not config.rollout.resources.gpus and cache > memory / 2:
         found.append(f"rollout.kv_cache_gib: {cache:g} GiB over all replicas, of {memory:.0f} GiB of memory")
     share = config.rollout.resources.gpus
-    if 0 < share < 1 and config.rollout.gpu_memory_utilization > share:
+    if 0 < share < 1 and not config.placement.share_gpus and config.rollout.gpu_memory_utilization > share:
         found.append(
             f"rollout.gpu_memory_utilization={config.rollout.gpu_memory_utilization:g} is more of a GPU's memory than "
             f"rollout.resources.gpus={share:g} of it; others on that GPU may find none"
@@ -88,30 +99,65 @@ def cautions(config: RunConfig, plan: Sequence[ActorGroup], nodes: Sequence[Node
 
 def _too_large(plan: Sequence[ActorGroup], nodes: Sequence[Node]) -> list[str]:
     """Grants that no single node has."""
-    return [
-        f"{group.key}.{kind}={wanted:g}: no node has more than {largest:g} {kind.upper()[:-1]}s; lower it"
-        for group in plan
-        for kind, wanted, largest in (
-            ("cpus", group.resources.cpus, max(node.cpus for node in nodes)),
-            ("gpus", group.resources.gpus, max(node.gpus for node in nodes)),
-        )
-        if group.least and wanted > largest
-    ]
+    found = []
+    for group in plan:
+        for key, name, wanted in _grants(group):
+            largest = max(node.has(name) for node in nodes)
+            if group.least and wanted > largest:
+                found.append(f"{group.key}.{key}={wanted:g}: no node has more than {largest:g} {_unit(name)}; lower it")
+    return found
+
+
+def _grants(group: ActorGroup) -> list[tuple[str, str, float]]:
+    """The key, Ray's name, and the amount of each."""
+    resources = group.resources
+    custom = [(f"custom.{name}", name, amount) for name, amount in resources.custom.items()]
+    return [("cpus", "CPU", resources.cpus), ("gpus", "GPU", resources.gpus), *custom]
 
 
 def _too_many(plan: Sequence[ActorGroup], nodes: Sequence[Node]) -> list[str]:
     """Grants of a stage that together are more than all nodes have: its actors would wait for one another for ever."""
     found = []
-    for stage in dict.fromkeys(stage for group in plan for stage in group.stages):
+    for stage in _stages(plan):
         held = [group for group in plan if stage in group.stages]
-        for kind, granted, there in (
-            ("CPUs", [one.least * one.resources.cpus for one in held], sum(node.cpus for node in nodes)),
-            ("GPUs", [one.least * one.resources.gpus for one in held], sum(node.gpus for node in nodes)),
-        ):
-            if sum(granted) > there + 1e-6:
+        for name in dict.fromkeys(name for group in held for _, name, _ in _grants(group)):
+            granted = [sum(amount for _, one, amount in _grants(group) if one == name) * group.least for group in held]
+            there = sum(node.has(name) for node in nodes)
+            if sum(granted) > there + _ROUNDING:
                 parts = ", ".join(f"{one.name} {part:g}" for one, part in zip(held, granted, strict=True) if part)
                 found.append(
-                    f"{stage}: its actors hold {sum(granted):g} {kind} together ({parts}), and there are {there:g}; "
-                    f"lower {' or '.join(one.key for one, part in zip(held, granted, strict=True) if part)}"
+                    f"{stage}: its actors hold {sum(granted):g} {_unit(name)} together ({parts}), and there are "
+                    f"{there:g}; lower {' or '.join(one.key for one, part in zip(held, granted, strict=True) if part)}"
                 )
     return found
+
+
+def _without_room(config: RunConfig, plan: Sequence[ActorGroup], nodes: Sequence[Node]) -> list[str]:
+    """Stages of which a bundle finds no node: the largest first, each on the first node that bears it."""
+    found = []
+    for stage in _stages(plan):
+        wanted = [
+            (one.keys, bundle)
+            for one in reservations(config)
+            if one.needed and stage in one.stages
+            for bundle in one.bundles
+        ]
+        elastic = [group for group in plan if group.binding is Binding.ON_DEMAND and stage in group.stages]
+        wanted += [(group.key, Bundle.of(group.resources)) for group in elastic for _ in range(group.least)]
+        free = [{name: node.has(name) for name in ("CPU", "GPU", *node.custom)} for node in nodes]
+        for key, bundle in sorted(wanted, key=lambda pair: (-pair[1].of_kind("GPU"), -pair[1].of_kind("CPU"))):
+            room = [one for one in free if all(one.get(name, 0.0) >= n - _ROUNDING for name, n in bundle.grants)]
+            if not room:
+                found.append(f"{stage}: no node has {bundle} left for {key}, beside the others; take larger nodes")
+                break
+            for name, amount in bundle.grants:
+                room[0][name] -= amount
+    return found
+
+
+def _stages(plan: Sequence[ActorGroup]) -> list[str]:
+    return sorted({stage for group in plan for stage in group.stages}, key=STAGES.index)
+
+
+def _unit(name: str) -> str:
+    return f"{name}s" if name in ("CPU", "GPU") else name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -38,13 +38,16 @@ def show(content: Group) -> None:
 
 def _nodes(nodes: Sequence[Node]) -> Table:
     table = _table("Node", "CPUs", "GPUs", "Memory", title="What there is")
+    table.add_column("Custom")
     for node in nodes:
-        table.add_row(node.name, f"{node.cpus:g}", f"{node.gpus:g}", f"{node.memory_gib:.1f} GiB")
+        custom = _named(node.custom)
+        table.add_row(node.name, f"{node.cpus:g}", f"{node.gpus:g}", f"{node.memory_gib:.1f} GiB", custom)
     return table
 
 
 def _actors(plan: Sequence[ActorGroup]) -> Table:
-    table = _table("Actors", "How many", "CPUs each", "GPUs each", "Threads each", title="What each actor gets")
+    table = _table("Actors", "How many", "CPUs", "GPUs", "Threads", title="What each actor gets")
+    table.add_column("Granted")
     table.add_column("Set by")
     table.add_column("Held during")
     for group in plan:
@@ -56,10 +59,15 @@ def _actors(plan: Sequence[ActorGroup]) -> Table:
             f"{grants.cpus:g}",
             f"{grants.gpus:g}",
             f"{grants.threads}",
+            " ".join(part for part in (str(group.binding), _named(grants.custom)) if part),
             group.key,
             ", ".join(group.stages),
         )
     return table
+
+
+def _named(custom: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {amount:g}" for name, amount in custom.items())
 
 
 def _loads(loads: Sequence[Load]) -> Table:

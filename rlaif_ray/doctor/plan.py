@@ -6,11 +6,23 @@ Says what `actors` will start, from the config alone. It knows nothing of the ma
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from rlaif_ray.config import ActorResources, FitConfig, JudgeConfig, RunConfig
 
 # The stages, in order.
-STAGES = SFT, COLLECT, FIT_REWARD, TRAIN, DPO, EVALUATE = ("sft", "collect", "fit-reward", "train", "dpo", "evaluate")
+STAGES = CONSTITUTE, SFT, COLLECT, FIT_REWARD, TRAIN, DPO, EVALUATE = (
+    *("constitute", "sft", "collect"),
+    *("fit-reward", "train", "dpo", "evaluate"),
+)
+
+
+class Binding(StrEnum):
+    """How the grants of a group's actors hang together."""
+
+    TOGETHER = "together"  # all or none, on as few nodes as can be
+    EACH = "each"  # each as soon as a node bears it
+    ON_DEMAND = "on demand"  # they come and go with their work
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +39,14 @@ class Phase:
 @dataclass(frozen=True, slots=True)
 class ActorGroup:
     """Actors that are alike. `stages` are those in which they hold their grants, `phases` those in which they compute;
-    what waits for the network computes in none."""
+    what waits for the network computes in none. A grant is always one node's: an engine's GPUs are."""
 
     name: str
     key: str  # of their grants, in the config
     least: int  # without which the run does not go on
     most: int
     resources: ActorResources
+    binding: Binding
     stages: tuple[str, ...]
     phases: tuple[Phase, ...]
 
@@ -47,6 +60,7 @@ def actor_plan(config: RunConfig) -> list[ActorGroup]:
     """The run's actors, in the order of the stages that start them."""
     stages = _stages(config)
     return [
+        *_revisers(config),
         *_trainers(config, stages),
         _rollouts(config, stages),
         *_judges(config.judge, "judge", stages, _stages_of_the_judge(config)),
@@ -58,7 +72,8 @@ def actor_plan(config: RunConfig) -> list[ActorGroup]:
 def _stages(config: RunConfig) -> list[str]:
     collects, fits = config.collects_preferences, config.fits_a_reward_model
     trains = DPO if config.policy.algorithm == "dpo" else TRAIN
-    return [SFT, *([COLLECT] if collects else []), *([FIT_REWARD] if fits else []), trains, EVALUATE]
+    constitutes = [CONSTITUTE] if config.constitution is not None else []
+    return [*constitutes, SFT, *([COLLECT] if collects else []), *([FIT_REWARD] if fits else []), trains, EVALUATE]
 
 
 def _trainers(config: RunConfig, stages: list[str]) -> list[ActorGroup]:
@@ -78,6 +93,7 @@ def _trainers(config: RunConfig, stages: list[str]) -> list[ActorGroup]:
             least=fit.workers,
             most=fit.workers,
             resources=fit.resources,
+            binding=Binding.TOGETHER,
             stages=(phase.stage,),
             phases=(phase,),
         )
@@ -85,18 +101,30 @@ def _trainers(config: RunConfig, stages: list[str]) -> list[ActorGroup]:
     ]
 
 
+def _revisers(config: RunConfig) -> list[ActorGroup]:
+    """Engines like the rollouts', which end with their stage."""
+    if config.constitution is None:
+        return []
+    return [_engines(config, "reviser", (CONSTITUTE,), (Phase(CONSTITUTE, "revising"),))]
+
+
 def _rollouts(config: RunConfig, stages: list[str]) -> ActorGroup:
     """Started when the first answers are wanted, and kept to the end."""
     uses = [stage for stage in stages if stage in (COLLECT, TRAIN, EVALUATE)]
     phases = [_of_training(config, "rollouts") if stage == TRAIN else Phase(stage, "answers") for stage in uses]
+    return _engines(config, "rollout", _from_first(uses, stages), tuple(phases))
+
+
+def _engines(config: RunConfig, name: str, stages: tuple[str, ...], phases: tuple[Phase, ...]) -> ActorGroup:
     return ActorGroup(
-        name="rollout",
+        name=name,
         key="rollout.resources",
-        least=config.rollout.replicas,
+        least=config.rollout.fewest_replicas,
         most=config.rollout.replicas,
         resources=config.rollout.resources,
-        stages=_from_first(uses, stages),
-        phases=tuple(phases),
+        binding=Binding.EACH,
+        stages=stages,
+        phases=phases,
     )
 
 
@@ -115,6 +143,7 @@ def _learners(config: RunConfig) -> list[ActorGroup]:
                 least=config.reward.actors.count,
                 most=config.reward.actors.count,
                 resources=config.reward.actors,
+                binding=Binding.TOGETHER,
                 stages=tuple(phase.stage for phase in phases),
                 phases=tuple(phases),
             )
@@ -126,6 +155,7 @@ def _learners(config: RunConfig) -> list[ActorGroup]:
             least=config.learner.ranks,
             most=config.learner.ranks,
             resources=config.learner.resources,
+            binding=Binding.TOGETHER,
             stages=(TRAIN,),
             phases=(_of_training(config, "updates"),),
         )
@@ -175,6 +205,7 @@ def _judges(judge: JudgeConfig, key: str, stages: list[str], asked: list[str]) -
             least=one.actors.min if one is judge.fallback else max(one.actors.min, 1),
             most=one.actors.max,
             resources=one.actors,
+            binding=Binding.ON_DEMAND,
             # Above their least number they end when there is nothing to do.
             stages=_from_first(asked, stages) if one.actors.min else tuple(asked),
             phases=tuple(Phase(stage, "judging") for stage in asked) if one.base_url is None else (),

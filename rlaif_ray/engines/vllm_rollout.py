@@ -47,7 +47,7 @@ class VllmRolloutEngine:
     """One vLLM engine in this process, driven step by step. It serves nothing until weights were loaded.
 
     With `keeps_requests` weights may be exchanged while answers are drawn: those go on, with the keys and values that
-    they have cached.
+    they have cached. With `sleeps` it gives its GPU's memory away between two uses.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class VllmRolloutEngine:
         trust_remote_code: bool,
         weight_transfer: WeightTransfer = "object_store",
         keeps_requests: bool = False,
+        sleeps: bool = False,
     ) -> None:
         prepare_environment(threads, kv_cache_gib=kv_cache_gib, enforce_eager=enforce_eager)
         from vllm import LLM
@@ -80,7 +81,11 @@ class VllmRolloutEngine:
         if keeps_requests:
             # No prompt may meet another's cache from before an exchange, and no step may be under way during one.
             arguments |= {"enable_prefix_caching": False, "async_scheduling": False}
+        if sleeps:
+            arguments |= {"enable_sleep_mode": True}
         self._keeps_requests = keeps_requests
+        self._sleeps = sleeps
+        self._is_asleep = False
         self.context_tokens = context_tokens
         self._tolerance = _CANARY_TOLERANCE[dtype]
         self._llm = LLM(**arguments, weight_transfer_config={"backend": register(weight_transfer)})
@@ -167,6 +172,18 @@ class VllmRolloutEngine:
         return np.concatenate(
             [np.asarray(scored[row][len(rollouts.prompt(row)) - 1 :], dtype=np.float32) for row in rows]
         )
+
+    def sleep(self) -> None:
+        """Leave the GPU's memory to others until `wake`, which comes before any other call: weights wait in the host's
+        memory. An engine that was not told that it sleeps stays awake."""
+        if self._sleeps and not self._is_asleep:
+            self._llm.sleep(level=1)
+            self._is_asleep = True
+
+    def wake(self) -> None:
+        if self._is_asleep:
+            self._llm.wake_up()
+            self._is_asleep = False
 
     def join_transfer(self, init_info: dict[str, Any]) -> None:
         """Meet the sender, where weights are sent over a GPU."""

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 # A backlog younger than this may yet be worked off by the actors that are there.
 SCALE_UP_DELAY_S = 0.5
 
-# An actor costs seconds to start, so it outlives a lull.
-SCALE_DOWN_DELAY_S = 30.0
+# An actor costs seconds to start, so it outlives a lull between the batches of an iteration; not much longer, as its
+# node may go with it.
+SCALE_DOWN_DELAY_S = 12.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -219,7 +219,7 @@ async def test_answers_that_are_kept_go_on_under_new_weights_and_say_so(model: P
     before = reference(model, old)
     rollout = RolloutConfig(on_update="keep")
     replica = spawn(
-        RolloutWorker, "keeping", rollout.resources, args=(str(model), policy(model), rollout, "object_store")
+        RolloutWorker, "keeping", rollout.resources, args=(str(model), policy(model), rollout, "object_store", False)
     )
     try:
         await replica.load.remote(one)

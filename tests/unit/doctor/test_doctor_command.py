@@ -36,8 +36,8 @@ def test_a_run_that_can_go_is_laid_out_on_one_page(tmp_path: Path) -> None:
     said = doctor(tmp_path)
     assert said.returncode == 0, said.stderr
     rows = {line.split()[0]: line.split() for line in said.stdout.splitlines() if line}
-    assert rows["learner"][1:6] == ["1", "0.2", "0", "1", "learner.resources"]
-    assert rows["rollout"][5:] == ["rollout.resources", "collect,", "fit-reward,", "train,", "evaluate"]
+    assert rows["learner"][1:7] == ["1", "0.2", "0", "1", "together", "learner.resources"]
+    assert rows["rollout"][5:] == ["each", "rollout.resources", "collect,", "fit-reward,", "train,", "evaluate"]
     assert "train: updates" in said.stdout
     assert said.stdout.rstrip().endswith("This run can go here.")
     assert len(said.stdout.splitlines()) < 40

@@ -20,7 +20,7 @@ def config(**changes: object) -> RunConfig:
 
 
 def found(run: RunConfig, *nodes: Node) -> list[str]:
-    return obstacles(actor_plan(run), nodes)
+    return obstacles(run, actor_plan(run), nodes)
 
 
 def warned(run: RunConfig, *nodes: Node) -> list[str]:
@@ -89,6 +89,33 @@ def test_an_elastic_pool_needs_its_least_alone() -> None:
     elastic = config(judge={"model": "local", "actors": {"min": 0, "max": 4, "cpus": 1}})
     assert found(elastic, SMALL) == []
     assert "judge.actors: not all 4 actors find 1 CPUs each" in warned(elastic, SMALL)
+
+
+def test_pieces_that_find_no_node_are_told_though_their_sum_would_fit() -> None:
+    """Three ranks of 3 GPUs on two nodes of 5: 9 GPUs of 10, but a node bears one rank and has 2 left."""
+    five = Node("five", cpus=8, gpus=5, memory_gib=64)
+    wide = config(learner={"ranks": 3, **resources(gpus=3)})
+    assert found(wide, five, five) == [
+        "train: no node has 0.2 CPU, 3 GPU left for learner.resources, beside the others; take larger nodes"
+    ]
+    assert found(wide, five, five, five) == []
+
+
+def test_custom_resources_are_looked_for_on_the_nodes_that_declare_them() -> None:
+    marked = config(judge={"model": "local", "actors": {"min": 1, "max": 4, "custom": {"judge": 1}}})
+    judging = Node("judging", cpus=4, gpus=0, memory_gib=16, custom={"judge": 2})
+    assert found(marked, SMALL)[0] == "judge.actors.custom.judge=1: no node has more than 0 judge; lower it"
+    assert found(marked, SMALL, judging) == []
+    greedy = config(judge={"model": "local", "actors": {"min": 3, "max": 4, "custom": {"judge": 1}}})
+    assert found(greedy, SMALL, judging)[0] == (
+        "collect: its actors hold 3 judge together (judge 3), and there are 2; lower judge.actors"
+    )
+
+
+def test_a_run_that_begins_with_fewer_replicas_needs_no_room_for_the_others() -> None:
+    wide = config(rollout={"replicas": 4, "min_replicas": 1, **resources(gpus=1)})
+    assert found(wide, ONE_GPU) == []
+    assert found(config(rollout={"replicas": 4, **resources(gpus=1)}), ONE_GPU)[0].startswith("collect: its actors")
 
 
 def test_memory_that_two_share_is_told() -> None:

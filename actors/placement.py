@@ -1,0 +1,143 @@
+"""Where actors live: what a run reserves, as Ray's placement groups. Nothing waits silently for a node.
+
+What is reserved follows from the config, by `rlaif_ray.doctor.reservations`, which the doctor reads too. Judges reserve
+nothing: Ray's autoscaler sees each that waits, and Ray gives nodes with GPUs to those that ask for none only where no
+other node has room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from rlaif_ray.config import RunConfig, Stopped
+from rlaif_ray.doctor.reservations import Reservation, reservations
+
+# How often it is said what a run waits for.
+_PATIENCE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A bundle: where one actor of a group lives."""
+
+    group: PlacementGroup
+    bundle: int
+
+    @property
+    def strategy(self) -> PlacementGroupSchedulingStrategy:
+        return PlacementGroupSchedulingStrategy(self.group, self.bundle)
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """A slot for each actor of a group; none where they live wherever there is room."""
+
+    slots: tuple[Slot, ...] = ()
+    release: Callable[[], None] = lambda: None  # what is not shared with another group is free again
+
+    def slot(self, number: int) -> Slot | None:
+        return self.slots[number] if self.slots else None
+
+
+ANYWHERE = Reserved()
+
+
+class Placement:
+    """The run's reservations. Inside a `ray_session`; `say` is told what is waited for."""
+
+    def __init__(self, config: RunConfig, say: Callable[[str], None]) -> None:
+        self._reservations = reservations(config)
+        self._timeout_s = config.placement.timeout_s
+        self._say = say
+        self._groups: dict[int, PlacementGroup] = {}
+        self._holders: Counter[int] = Counter()
+
+    async def reserve(self, actors: str) -> Reserved:
+        """For a group of the plan. Returns when as many slots are granted as the run does not go on without; the
+        others will be. Raises Stopped after `placement.timeout_s`."""
+        numbers = [
+            number for number, one in enumerate(self._reservations) if actors in (group.name for group in one.groups)
+        ]
+        if not numbers:
+            return Reserved()
+        held = [self._hold(number) for number in numbers]
+        reserved = Reserved(
+            tuple(Slot(group, bundle) for group in held for bundle in range(group.bundle_count)),
+            lambda: self._release(numbers),
+        )
+        try:
+            await self._granted([self._reservations[number] for number in numbers], held)
+        except BaseException:
+            reserved.release()
+            raise
+        return reserved
+
+    async def room_for(self, actors: str) -> None:
+        """Wait until there is room for a group that somebody else places."""
+        (await self.reserve(actors)).release()
+
+    def _hold(self, number: int) -> PlacementGroup:
+        if number not in self._groups:
+            one = self._reservations[number]
+            self._groups[number] = placement_group(
+                [dict(bundle.grants) for bundle in one.bundles], strategy=one.strategy, name=one.name
+            )
+        self._holders[number] += 1
+        return self._groups[number]
+
+    def _release(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self._holders[number] -= 1
+            if not self._holders[number]:
+                remove_placement_group(self._groups.pop(number))
+
+    async def _granted(self, wanted: Sequence[Reservation], groups: Sequence[PlacementGroup]) -> None:
+        """Wait until as many of these, which are all alike, are granted as are needed."""
+        enough = sum(one.needed for one in wanted)
+        waiting = {asyncio.ensure_future(_ready(group)) for group in groups}
+        begun = time.monotonic()
+        try:
+            while len(waiting) > len(groups) - enough:
+                left_s = begun + self._timeout_s - time.monotonic()
+                granted, waiting = await asyncio.wait(
+                    waiting, timeout=min(_PATIENCE_S, max(0.0, left_s)), return_when=asyncio.FIRST_COMPLETED
+                )
+                for one in granted:
+                    one.result()
+                if granted:
+                    continue
+                state = f"{_wants(wanted)}; {len(groups) - len(waiting)} granted, {_there(wanted[0])}"
+                if left_s <= 0:
+                    raise Stopped(
+                        f"{state} after placement.timeout_s={self._timeout_s:g}: add nodes, lower {wanted[0].keys}, or "
+                        "wait longer; the same command goes on"
+                    )
+                self._say(f"  waiting for nodes: {state}; stops in {left_s:.0f} s")
+        finally:
+            for one in waiting:
+                one.cancel()
+
+
+async def _ready(group: PlacementGroup) -> None:
+    await group.ready()
+
+
+def _wants(wanted: Sequence[Reservation]) -> str:
+    first = wanted[0]
+    return f"{first.name} wants {len(first.bundles) * sum(one.needed for one in wanted)} x ({first.bundles[0]})"
+
+
+def _there(wanted: Reservation) -> str:
+    """What the nodes have together of the resources that are wanted."""
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    there, free = ray.cluster_resources(), ray.available_resources()
+    parts = [f"{free.get(name, 0):g} of {there.get(name, 0):g} {name}" for name, _ in wanted.bundles[0].grants]
+    return f"{', '.join(parts)} free on {nodes} node{'s' if nodes > 1 else ''}"

@@ -1,0 +1,205 @@
+"""Replicas that come and go under the dispatcher. They are stand-ins that answer with what they are; real engines under
+it are in tests/e2e."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from actors.rollout_dispatcher import ReplicaState, RolloutDispatcher
+from actors.spawn import spawn
+from rlaif_ray.config import ActorResources
+from rlaif_ray.records import WeightVersion
+from rlaif_ray.stages import WeightMismatch
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+SMALL = ActorResources(cpus=0.1)
+
+
+class Replica:
+    """Says which process answered, by which version. While the file `held` exists it answers nobody, and where `shut`
+    exists it does not start."""
+
+    def __init__(self, held: Path, shut: Path) -> None:
+        while shut.exists():
+            time.sleep(0.02)
+        self._held = held
+        self._serves: int | None = None
+
+    async def live(self) -> None:
+        await asyncio.Event().wait()
+
+    async def load(self, version: WeightVersion) -> None:
+        if version.fingerprint == "spoilt":
+            raise WeightMismatch("arrived with another fingerprint")
+        self._serves = version.number
+
+    async def answer(self, requests: Sequence[int], version: WeightVersion) -> list[tuple[int, int, int | None]]:
+        if self._serves is None:
+            await self.load(version)
+        while self._held.exists():  # noqa: ASYNC110 (a file tells nobody that it is gone)
+            await asyncio.sleep(0.01)
+        return [(request, os.getpid(), self._serves) for request in requests]
+
+    async def die(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Pool:
+    def __init__(self, folder: Path, *, enough: int) -> None:
+        self.held, self.shut = [folder / f"held-{n}" for n in range(2)], [folder / f"shut-{n}" for n in range(2)]
+        self._enough = enough
+
+    def start(self) -> None:
+        files = zip(self.held, self.shut, strict=True)
+        self.replicas = [
+            spawn(Replica, f"replica-{n}", SMALL, args=paths, restarts=True) for n, paths in enumerate(files)
+        ]
+        self.dispatcher = spawn(
+            RolloutDispatcher,
+            "replica-dispatcher",
+            ActorResources(cpus=0),
+            args=(["replica-0", "replica-1"], self._enough),
+            restarts=True,
+            concurrency=100,
+        )
+
+    async def load(self, number: int, fingerprint: str = "sound") -> int:
+        self.version = WeightVersion(number, fingerprint, (), (), ())
+        return int(await self.dispatcher.load.remote(self.version))
+
+    def ask(self, *requests: int) -> Any:
+        return self.dispatcher.call.remote("answer", len(requests), (requests, self.version))
+
+    async def states(self) -> list[ReplicaState]:
+        return list(await self.dispatcher.states.remote())
+
+    async def until(self, number: int, **state: object) -> None:
+        """Until a replica is so."""
+        deadline = time.monotonic() + 60.0
+        while (seen := (await self.states())[number]) != replace(seen, **state):
+            assert time.monotonic() < deadline, seen
+            await asyncio.sleep(0.02)
+
+    async def pid(self, number: int) -> int:
+        return int(await self.replicas[number].__ray_call__.remote(lambda _: os.getpid()))
+
+    def close(self) -> None:
+        for actor in (self.dispatcher, *self.replicas):
+            ray.kill(actor)
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Iterator[Pool]:
+    pool = Pool(tmp_path, enough=1)
+    yield pool
+    for path in (*pool.held, *pool.shut):
+        path.unlink(missing_ok=True)
+    pool.close()
+
+
+async def test_what_a_killed_replica_had_is_answered_by_the_other_and_it_comes_back_with_the_wanted_version(
+    pool: Pool,
+) -> None:
+    pool.start()
+    for number in range(2):
+        await pool.until(number, serves=True)
+    assert await pool.load(7) == 2
+    pids = [await pool.pid(0), await pool.pid(1)]
+    for held in pool.held:
+        held.touch()
+    pool.shut[1].touch()  # the one that takes its place takes long to start
+    shares = [pool.ask(1, 2, 3), pool.ask(4, 5, 6)]
+    for number in range(2):
+        await pool.until(number, pending=3)
+    pool.held[0].unlink()
+    assert await shares[0] == [(request, pids[0], 7) for request in (1, 2, 3)]
+    os.kill(pids[1], signal.SIGKILL)
+    assert await shares[1] == [(request, pids[0], 7) for request in (4, 5, 6)]
+    assert await pool.states() == [
+        ReplicaState("replica-0", True, 7, pending=0, answered=6, losses=0),
+        ReplicaState("replica-1", False, None, pending=0, answered=0, losses=1),
+    ]
+
+    # Weights go on without it; from its start on it serves them and no others.
+    assert await pool.load(8) == 1
+    pool.held[1].unlink()
+    pool.shut[1].unlink()
+    await pool.until(1, serves=True)
+    pool.held[0].touch()
+    shares = [pool.ask(7), pool.ask(8)]
+    assert await shares[1] == [(8, await pool.pid(1), 8)]
+    assert (await pool.states())[1] == ReplicaState("replica-1", True, 8, pending=0, answered=1, losses=1)
+
+
+async def test_a_run_begins_with_enough_and_who_comes_later_has_the_wanted_version(pool: Pool) -> None:
+    pool.shut[1].touch()
+    pool.start()
+    await pool.dispatcher.ready.remote()
+    assert await pool.load(1) == 1
+    assert await pool.load(2) == 1
+    pool.shut[1].unlink()
+    await pool.until(1, serves=True)
+    assert (await pool.states())[1].version == 2
+    assert await pool.load(3) == 2
+
+
+async def test_requests_wait_where_nobody_is_left(pool: Pool) -> None:
+    pool.start()
+    for number in range(2):
+        await pool.until(number, serves=True)
+    await pool.load(1)
+    for held in pool.held:
+        held.touch()
+    shares = [pool.ask(1), pool.ask(2)]
+    for number in range(2):
+        await pool.until(number, pending=1)
+    old = {await pool.pid(0), await pool.pid(1)}
+    for pid in old:
+        os.kill(pid, signal.SIGKILL)
+    for number in range(2):
+        await pool.until(number, losses=1)
+        pool.held[number].unlink()
+    answers = [answer for share in shares for answer in await share]
+    assert [(request, version) for request, _, version in answers] == [(1, 1), (2, 1)]
+    assert old.isdisjoint(pid for _, pid, _ in answers)
+
+
+async def test_requests_that_kill_every_replica_are_given_up(pool: Pool) -> None:
+    pool.start()
+    await pool.dispatcher.ready.remote()
+    with pytest.raises(RuntimeError, match="3 rollout replicas died on the same 1 requests"):
+        await pool.dispatcher.call.remote("die", 1, ())
+
+
+async def test_a_replica_that_does_not_prove_its_weights_is_an_error_for_all(pool: Pool) -> None:
+    pool.start()
+    await pool.dispatcher.ready.remote()
+    with pytest.raises(WeightMismatch, match="another fingerprint"):
+        await pool.load(1, "spoilt")
+
+
+async def test_a_dispatcher_that_is_killed_loses_nothing(pool: Pool) -> None:
+    pool.start()
+    for number in range(2):
+        await pool.until(number, serves=True)
+    await pool.load(4)
+    for held in pool.held:
+        held.touch()
+    share = pool.ask(1, 2)
+    assert not ray.wait([share], timeout=0)[0]
+    os.kill(int(await pool.dispatcher.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
+    for held in pool.held:
+        held.unlink()
+    assert [(request, version) for request, _, version in await share] == [(1, 4), (2, 4)]
