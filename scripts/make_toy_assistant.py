@@ -1,6 +1,6 @@
 """Makes the toy world's assistant from nothing and writes it as a Hugging Face directory.
 
-Run as `python -m scripts.make_toy_assistant [DIRECTORY]`; the default directory is the packaged one. It takes ten
+Run as `python -m scripts.make_toy_assistant [DIRECTORY]`; the default directory is the packaged one. It takes seven
 minutes on one core.
 """
 
