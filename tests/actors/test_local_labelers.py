@@ -58,9 +58,12 @@ def exact_p_first(pair: Pair, order: Order) -> float:
 @pytest.mark.timeout(180)
 async def test_labels_are_the_models_own_and_a_second_run_loads_no_model(tmp_path: Path) -> None:
     asked = pairs(300)
+    unfit = Pair("unfit", asked[0].prompt, "storm " * 300, "vote")
     judges = await start_judges(CONFIG, seed=0, run="run", ledger_path=tmp_path / "ledger.sqlite")
-    preferences = await judges.label(asked, "collect")
+    *preferences, failed = await judges.label([*asked, unfit], "collect")
     await judges.stop()
+    assert failed.outcome is Outcome.FAILED, "alone"
+    assert "more than the 255 that fit" in failed.reason
     assert {preference.outcome for preference in preferences} == {Outcome.SCORED}
     for preference in preferences[:3]:
         for judgement in preference.judgements:
@@ -81,17 +84,6 @@ async def test_labels_are_the_models_own_and_a_second_run_loads_no_model(tmp_pat
     assert [preference.p for preference in repeated] == [preference.p for preference in preferences]
     assert (progress.calls, progress.cached, progress.actors) == (0, 600, 0)
     assert time.monotonic() - started < 60
-
-
-async def test_a_prompt_that_does_not_fit_fails_alone(tmp_path: Path) -> None:
-    fitting, long = pairs(2)
-    long = Pair(long.id, long.prompt, "storm " * 300, "vote")
-    judges = await start_judges(CONFIG, seed=0, run="run", ledger_path=tmp_path / "ledger.sqlite")
-    scored, failed = await judges.label([fitting, long], "collect")
-    await judges.stop()
-    assert scored.outcome is Outcome.SCORED
-    assert failed.outcome is Outcome.FAILED
-    assert "more than the 255 that fit" in failed.reason
 
 
 @pytest.mark.timeout(240)

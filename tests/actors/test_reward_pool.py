@@ -49,7 +49,7 @@ def start() -> Iterator[Callable[..., RewardPool]]:
                 "prompts": {"path": "toyworld:headlines"},
                 "policy": {"model": str(policy)},
                 "judge": {"model": "toyworld:judge"},
-                "reward": {"ensemble": 2, "max_batch_tokens": 40, "actors": {"count": 2, "cpus": 0.1}, **reward},
+                "reward": {"ensemble": 2, "max_batch_tokens": 40, "actors": {"count": 1, "cpus": 0.1}, **reward},
             }
         )
         pools.append(RewardPool(directory, config, policy, prompts))
@@ -71,7 +71,7 @@ async def test_an_ensemble_in_actors_scores_as_its_models_do(
     models: tuple[Path, Path], start: Callable[..., RewardPool]
 ) -> None:
     sft, ensemble = models
-    pool = start(ensemble, sft, disagreement_penalty=0.5)
+    pool = start(ensemble, sft, disagreement_penalty=0.5, actors={"count": 2, "cpus": 0.1})
     await pool.ready()
     shards = [scored_rollouts(9, seed)[0] for seed in range(3)]
     references = tuple(ray.put(shard) for shard in shards)
@@ -135,7 +135,7 @@ async def test_a_killed_actor_comes_back_with_its_model(
     sft, ensemble = models
     copy = tmp_path / "reward"
     shutil.copytree(ensemble, copy)
-    pool = start(copy, sft, actors={"count": 1, "cpus": 0.1})
+    pool = start(copy, sft)
     await pool.ready()
     rollouts, _ = scored_rollouts(9, seed=0)
     (before,) = await asyncio.gather(*pool.score((ray.put(rollouts),)))
