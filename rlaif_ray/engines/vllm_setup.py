@@ -52,4 +52,7 @@ def base_arguments(
     }
     if torch.cuda.is_available():
         arguments["gpu_memory_utilization"] = gpu_memory_utilization
+    else:
+        # A prompt that is read in parts has vLLM turn the seed's generator back, which CPU generators cannot be.
+        arguments["enable_chunked_prefill"] = False
     return arguments

@@ -106,6 +106,22 @@ def test_an_answer_depends_on_its_seed_and_not_on_its_company(served: Any) -> No
         np.testing.assert_array_equal(together.answer_logprobs(row), alone.answer_logprobs(0))
 
 
+def test_prompts_that_no_step_bears_together_are_read_whole(served: Any) -> None:
+    """9,600 tokens of prompts, of which a step reads 4,096 or fewer: one that was read in two parts could not have a
+    seed on a CPU."""
+    directory, call = served
+    weights = read_weights(directory)
+    call(load(version_of(reference(directory, weights), weights, 1), weights))
+    many = [
+        TokenRequest(f"s{n}", f"g{n}", f"p{n}", (1, *(4 + (n + 7 * i) % 30 for i in range(23))), n, 1.0, max_tokens=2)
+        for n in range(400)
+    ]
+    together = call(lambda engine: engine.generate(many))
+    assert len(together) == 400
+    alone = call(lambda engine: engine.generate(many[200:201]))
+    np.testing.assert_array_equal(together.answer(200), alone.answer(0))
+
+
 def test_new_weights_are_served_whole_and_the_old_ones_come_back(served: Any) -> None:
     directory, call = served
     old = read_weights(directory)
