@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlaif_ray.metrics import MetricsLog
-from scripts.benchmarks.ray_head import RayHead, ray_head
+from scripts.benchmarks.ray_head import RayHead, end_family, ray_head
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPE = "rlaif_ray/toyworld/demo.yaml"
@@ -113,13 +112,11 @@ def _directly(code: Path, run_dir: Path) -> Milestones:
         env={key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {"PYTHONPATH": str(code)},
         stdout=log.open("wb"),
         stderr=subprocess.STDOUT,
-        start_new_session=True,
     )
     try:
         return _followed(begun, log.read_text, "", run_dir)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # its Ray ends with it
-        process.wait()
+        end_family(process)
 
 
 def _followed(begun: float, said: Callable[[], str], running: str, run_dir: Path) -> Milestones:

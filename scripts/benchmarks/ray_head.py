@@ -92,7 +92,7 @@ def ray_head(*, cpus: int = 4, **settings: str) -> Iterator[RayHead]:
             time.sleep(0.2)
         yield head
     finally:
-        _end(process)
+        end_family(process)
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -105,8 +105,8 @@ def _free_ports(count: int) -> list[int]:
             one.close()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all that descends from it."""
+def end_family(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and all that descends from it."""
     try:
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     except psutil.NoSuchProcess:
