@@ -35,11 +35,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_models(tmp_path_factory.mktemp("models"))
 
 
-def start(directory: Path, *overrides: str) -> subprocess.Popen[str]:
-    """The command with a Ray of its own, as the leader of a process group, as in a terminal."""
+def start(directory: Path, ray_address: str, *overrides: str) -> subprocess.Popen[str]:
+    """The command as the leader of a process group, as in a terminal; at the address "local" with a Ray of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "rlaif_ray", "serve-reward", str(directory), "actors.cpus=0.1", *overrides],
-        env={**os.environ, KEY_VARIABLE: KEY, "RAY_ADDRESS": "local", "RAY_AUTH_MODE": "disabled"},
+        env={**os.environ, KEY_VARIABLE: KEY, "RAY_ADDRESS": ray_address},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -48,8 +48,10 @@ def start(directory: Path, *overrides: str) -> subprocess.Popen[str]:
 
 
 @contextmanager
-def serving(directory: Path, *overrides: str) -> Iterator[tuple[subprocess.Popen[str], httpx2.Client]]:
-    process = start(directory, "port=0", f"api_key_env={KEY_VARIABLE}", *overrides)
+def serving(
+    directory: Path, ray_address: str, *overrides: str
+) -> Iterator[tuple[subprocess.Popen[str], httpx2.Client]]:
+    process = start(directory, ray_address, "port=0", f"api_key_env={KEY_VARIABLE}", *overrides)
     try:
         assert process.stdout is not None
         # Before it serves it may say what it waits for.
@@ -94,9 +96,9 @@ def scores_in_a_run(sft: Path, reward: Path, texts: list[tuple[str, str]]) -> li
     return scores.values.tolist()
 
 
-def test_over_http_a_text_has_the_score_that_it_has_in_a_run(models: tuple[Path, Path]) -> None:
+def test_over_http_a_text_has_the_score_that_it_has_in_a_run(models: tuple[Path, Path], ray_address: str) -> None:
     texts = [("one two", "three"), ("four", "five six seven"), ("eight nine ten", "one")]
-    with serving(models[1]) as (process, client):
+    with serving(models[1], ray_address) as (process, client):
         assert client.get("/healthz").json()["status"] == "ok"
         assert httpx2.get(f"{client.base_url}/docs").status_code == 200
         assert httpx2.get(f"{client.base_url}/v1/versions").status_code == 401
@@ -112,11 +114,11 @@ def test_over_http_a_text_has_the_score_that_it_has_in_a_run(models: tuple[Path,
 
 
 def test_ctrl_c_answers_what_is_under_way(models: tuple[Path, Path]) -> None:
-    """One answer a forward, so that the call takes a while."""
+    """With a Ray of its own, which the signal reaches as well. One answer a forward, so that the call takes a while."""
     call = {
         "items": [{"prompt": "one two", "answer": f"{word} three four"} for word in ("five", "six") for _ in range(400)]
     }
-    with serving(models[1], "max_batch_tokens=1") as (process, client), ThreadPoolExecutor(1) as thread:
+    with serving(models[1], "local", "max_batch_tokens=1") as (process, client), ThreadPoolExecutor(1) as thread:
         under_way = thread.submit(client.post, "/v1/score", json=call)
         deadline = time.monotonic() + PATIENCE_S
         while not httpx2.get(f"{client.base_url}/healthz").json()["waiting"]:
@@ -130,13 +132,16 @@ def test_ctrl_c_answers_what_is_under_way(models: tuple[Path, Path]) -> None:
     assert (process.returncode, "Traceback" in errors) == (0, False), errors
 
 
-def test_what_is_wrong_is_one_sentence(models: tuple[Path, Path], tmp_path: Path) -> None:
+def test_what_is_wrong_is_one_sentence(models: tuple[Path, Path], ray_address: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         wrong = [
-            (start(tmp_path, "port=0"), f"{tmp_path} holds no reward model"),
-            (start(models[1], f"port={port}"), f"port={port}: cannot listen on 127.0.0.1"),
-            (start(models[1], "host=0.0.0.0", "api_key_env=RLAIF_NO_SUCH_KEY"), "RLAIF_NO_SUCH_KEY is not set"),
+            (start(tmp_path, ray_address, "port=0"), f"{tmp_path} holds no reward model"),
+            (start(models[1], ray_address, f"port={port}"), f"port={port}: cannot listen on 127.0.0.1"),
+            (
+                start(models[1], ray_address, "host=0.0.0.0", "api_key_env=RLAIF_NO_SUCH_KEY"),
+                "RLAIF_NO_SUCH_KEY is not set",
+            ),
         ]
         for process, sentence in wrong:
             _, errors = process.communicate(timeout=PATIENCE_S)
