@@ -90,15 +90,15 @@ def test_ctrl_c_is_an_interruption_and_not_an_accident(demo: Demo) -> None:
     assert "Traceback" not in demo.first_output
 
 
-def test_the_same_command_goes_on_from_the_last_checkpoint(demo: Demo) -> None:
+def test_the_same_command_goes_on_where_it_was_interrupted(demo: Demo) -> None:
     assert demo.second_exit == 0, demo.second_output
     for stage in ("sft", "collect", "fit-reward"):
         assert f"{stage}: done before" in demo.second_output
     went_on = re.search(r"going on after iteration (\d+)", demo.second_output)
     assert went_on is not None, demo.second_output
-    assert int(went_on.group(1)) % 2 == 0
-    assert int(went_on.group(1)) >= 4
-    assert iterations_logged(demo.run_dir) == list(range(1, ITERATIONS + 1))
+    assert int(went_on.group(1)) >= 5, "every iteration that was told of is kept"
+    lines = [json.loads(line) for line in (demo.run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["stage"] == PPO] == list(range(1, ITERATIONS + 1)), "and told once"
 
 
 def test_every_actor_has_a_readable_name(demo: Demo) -> None:
