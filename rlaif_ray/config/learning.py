@@ -115,7 +115,7 @@ class PpoConfig(Section):
     truncation_score: float = -1.0
     """In units of the normalised reward."""
     checkpoint_every: Positive = 10
-    """Iterations between checkpoints; an interrupted run loses fewer than these."""
+    """Iterations between checkpoints; a run that is killed loses fewer than these, and one that is interrupted none."""
     evaluate_every: Positive | None = None
     """Iterations between evaluations on held-out prompts against SFT, by `evaluation.instrument`. The best policy by
     them is the one that the run makes; the last is kept beside it."""
