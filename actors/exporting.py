@@ -16,7 +16,6 @@ from typing import Any, TypeAlias
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from rlaif_ray import metrics
-from rlaif_ray.config import RunConfig
 from rlaif_ray.metrics import METRICS, Kind, MetricsRow
 from rlaif_ray.rundir import RunDirectory
 
@@ -50,15 +49,11 @@ class Exporter:
 
 
 class LogExport:
-    """A tracker of a run's log: its newest values, in the driver's name."""
+    """A tracker of a run's log: its newest values, in the driver's name. From its making on the run is known."""
 
-    def __init__(self, config: RunConfig) -> None:
-        directory = RunDirectory(config.run_dir)
-        self._exporter = Exporter(run=directory.id)
-        model = config.policy.model or "scratch"
-        self._exporter.set(
-            metrics.RUN_INFO, 1, name=directory.path.name, algorithm=config.policy.algorithm, model=model
-        )
+    def __init__(self, run: RunDirectory) -> None:
+        self._exporter = Exporter(run=run.id)
+        self._exporter.set(metrics.RUN_INFO, 1, name=run.path.name)
         self._exporter.set(metrics.STEP_TIME, time.time())
 
     def log(self, rows: Sequence[MetricsRow]) -> None:

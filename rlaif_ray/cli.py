@@ -266,15 +266,20 @@ def _ending_well() -> Iterator[None]:
 def _label(labelling: Labelling) -> None:
     import asyncio
 
+    from actors.exporting import LogExport  # noqa: TID251
     from actors.judge import start_judges  # noqa: TID251
     from actors.session import ray_session  # noqa: TID251
     from rlaif_ray.console import Console
+    from rlaif_ray.metrics.following import followed
+
+    run = labelling.run
 
     async def label() -> list[str]:
-        judges = await start_judges(
-            labelling.config.judge, seed=labelling.config.seed, run=labelling.run.id, ledger_path=labelling.run.ledger
-        )
-        return await labelling.label(judges, console)
+        async with followed(run.path, [LogExport(run)], console.say):
+            judges = await start_judges(
+                labelling.config.judge, seed=labelling.config.seed, run=run.id, ledger_path=run.ledger
+            )
+            return await labelling.label(judges, console)
 
     with Console(stages=1) as console, ray_session(local=False) as dashboard:
         if dashboard is not None:
@@ -320,12 +325,14 @@ def _run_stages(config: RunConfig, only: str | None, *, local: bool) -> None:
     from rlaif_ray.metrics.trackers import trackers_of
     from rlaif_ray.pipeline import Pipeline, Stage, steps_of
     from rlaif_ray.report.summary import Summary, closing_lines
+    from rlaif_ray.rundir import RunDirectory
 
     stage: Stage | None = None if only is None else Stage(only)
     trackers = trackers_of(config)
+    run = RunDirectory(config.run_dir)
 
     async def go(pipeline: Pipeline) -> Summary | None:
-        async with followed(config.run_dir, [LogExport(config), *trackers], console.say):
+        async with followed(run.path, [LogExport(run), *trackers], console.say):
             return await pipeline.run(stage)
 
     with (

@@ -164,7 +164,7 @@ LEARN_TOKENS_PER_SECOND: Final = _define(
 )
 
 # How far a run is.
-RUN_INFO: Final = _tell(Kind.GAUGE, "run_info", "", "1 for a run that goes on here", "name", "algorithm", "model")
+RUN_INFO: Final = _tell(Kind.GAUGE, "run_info", "", "1 for a run that goes on here", "name")
 STEP: Final = _tell(Kind.GAUGE, "step", "", "the newest step that a stage has logged", STAGE)
 STEPS: Final = _tell(Kind.GAUGE, "steps", "", "steps that the stage takes in all", STAGE)
 STEP_TIME: Final = _tell(Kind.GAUGE, "step_time_seconds", "s", "when the newest step was logged, or the run began")

@@ -35,6 +35,7 @@ from rlaif_ray.metrics import MetricsLog
 from rlaif_ray.metrics.following import followed
 from rlaif_ray.prompts import sample_requests
 from rlaif_ray.records import Prompt, SampleRequest
+from rlaif_ray.rundir import RunDirectory
 from scripts.benchmarks.ppo.layout import Layout
 from scripts.benchmarks.ppo.turns import Spread
 from scripts.benchmarks.ppo.workload import Workload, learner_models, read_prompts, run_config, write_workload
@@ -129,7 +130,7 @@ async def _block(
 
     async with AsyncExitStack() as stack:
         if telling:
-            await stack.enter_async_context(followed(config.run_dir, [LogExport(config)], print))
+            await stack.enter_async_context(followed(config.run_dir, [LogExport(RunDirectory(config.run_dir))], print))
         await train_on_policy(
             stages, requests, iterations, checkpoint_every=iterations.stop + 1, on_iteration=on_iteration
         )
