@@ -8,6 +8,7 @@ other node has room.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -59,6 +60,7 @@ class Placement:
         self._say = say
         self._groups: dict[int, PlacementGroup] = {}
         self._holders: Counter[int] = Counter()
+        self._numbers = itertools.count(1)
 
     async def reserve(self, actors: str) -> Reserved:
         """For a group of the plan. Returns when as many slots are granted as the run does not go on without; the
@@ -88,7 +90,9 @@ class Placement:
         if number not in self._groups:
             one = self._reservations[number]
             self._groups[number] = placement_group(
-                [dict(bundle.grants) for bundle in one.bundles], strategy=one.strategy, name=one.name
+                [dict(bundle.grants) for bundle in one.bundles],
+                strategy=one.strategy,
+                name=f"{one.name} ({next(self._numbers)})",  # one that was removed keeps its name for a while
             )
         self._holders[number] += 1
         return self._groups[number]

@@ -73,11 +73,13 @@ class RolloutDispatcher:
         await self._until(lambda: len(self._serving()) >= self._enough)
 
     async def load(self, version: WeightVersion) -> int:
-        """Have every replica load this version; one that comes later does before it serves. Returns how many serve.
+        """Have every replica load this version, the first one when enough have started; one that comes later loads it
+        before it serves. Returns how many serve.
 
         Raises WeightMismatch when one does not prove that it serves it.
         """
-        self._attend_all()
+        if self._wanted is None:
+            await self.ready()
         sent = version.weights if isinstance(version.weights, SentWeights) and not self._wants(version) else None
         self._wanted = version
         self._export.set(metrics.ROLLOUT_WANTED_VERSION, version.number)

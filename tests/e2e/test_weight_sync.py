@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -196,12 +197,14 @@ async def test_a_load_waits_for_the_answers_that_are_being_drawn(model: Path, po
         np.testing.assert_array_equal(rollouts.token_versions, 2)
 
 
-async def test_a_replica_that_is_killed_comes_back_with_the_weights_that_are_wanted(
+async def test_what_a_killed_replica_had_goes_to_the_other_and_it_comes_back_with_the_weights_that_are_wanted(
     model: Path, pool: RolloutPool
 ) -> None:
+    """The same seeds: the other draws to the bit what the killed one would have."""
     two = published(model, moved(read_weights(model), 0.05), 2)
     await pool.load(two)
     undisturbed = await asyncio.gather(*pool.generate(requests(64)))
+    answered = (await pool.states())[0].answered
     pid = await pool._replicas[1].__ray_call__.remote(lambda worker: os.getpid())
     shards = pool.generate(requests(64))
     os.kill(pid, signal.SIGKILL)
@@ -209,6 +212,23 @@ async def test_a_replica_that_is_killed_comes_back_with_the_weights_that_are_wan
         np.testing.assert_array_equal(after.token_versions, 2)
         np.testing.assert_array_equal(after.answer_tokens, before.answer_tokens)
         np.testing.assert_array_equal(after.logprobs, before.logprobs)
+    first, second = await pool.states()
+    assert (second.serves, second.losses) == (False, 1)
+    assert first.answered - answered == 64, "all of them"
+
+    # It joins with version 3, which came while it was away, and has proved that before it is asked.
+    three = published(model, moved(read_weights(model), 0.1), 3)
+    await pool.load(three)
+    deadline = time.monotonic() + 200.0
+    while not (await pool.states())[1].serves:
+        assert time.monotonic() < deadline, "it does not come back"
+        await asyncio.sleep(0.1)
+    await pool.load(three)
+    shards = pool.generate(requests(64))
+    assert [(shard.version, shard.fingerprint) for shard in await asyncio.gather(*shards)] == [
+        (3, three.fingerprint)
+    ] * 2
+    assert (await pool.states())[1].answered == 32 + second.answered
 
 
 async def test_answers_that_are_kept_go_on_under_new_weights_and_say_so(model: Path) -> None:
