@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +11,16 @@ import pytest
 import yaml
 
 from rlaif_ray.evaluation.validation import ValidatedPolicies, Validation
-from rlaif_ray.metrics import ANSWER_LENGTH, KL, PPO, REWARD_MEAN, VALIDATION, WIN_RATE, MetricsLog
+from rlaif_ray.metrics import ANSWER_LENGTH, KL, PPO, REWARD_MEAN, VALIDATION, WIN_RATE
 from rlaif_ray.report.summary import Summary, read_summary
 from rlaif_ray.rundir import RunDirectory
 from rlaif_ray.weights import read_weights
+from tests.rlaif_command import Command, logged
 
 pytestmark = pytest.mark.timeout(900)
 
 DEMO = Path(__file__).parents[2] / "rlaif_ray" / "toyworld" / "demo.yaml"
-ITERATIONS, EVERY, WARM_UP, VALIDATED, HELD_OUT = 10, 2, 2, 40, 100
+ITERATIONS, EVERY, WARM_UP, VALIDATED, HELD_OUT = 8, 2, 2, 40, 100
 
 # A reward that gold would not give, at a rate that leaves nothing of the policy: whatever it is taught makes it worse.
 # The first evaluation comes after the iterations that train the value model alone, when it still is what SFT made.
@@ -57,26 +54,19 @@ class Run:
         return read_summary(self.directory.path)
 
     def logged(self, stage: str, *names: str) -> dict[int, list[float]]:
-        rows = MetricsLog(self.directory.metrics).read()
-        return {row.step: [row.values[name] for name in names] for row in rows if row.stage == stage}
+        return {row.step: [row.values[name] for name in names] for row in logged(self.directory.path, stage)}
 
 
-def start(folder: Path, run_dir: Path, log: Path, *overrides: str) -> subprocess.Popen[bytes]:
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    (folder / "dullness.py").write_text(DULLNESS)
-    return subprocess.Popen(
-        [sys.executable, "-m", "rlaif_ray", "run", "recipe.yaml", f"run_dir={run_dir}", *overrides],
-        cwd=folder,
-        stdout=log.open("wb"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+def start(run_dir: Path, ray_address: str, *overrides: str) -> Command:
+    (run_dir.parent / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    (run_dir.parent / "dullness.py").write_text(DULLNESS)
+    log = run_dir.parent / "log"
+    return Command.start("run", "recipe.yaml", f"run_dir={run_dir}", *overrides, log=log, ray_address=ray_address)
 
 
-def finished(folder: Path, run_dir: Path, log: Path, *overrides: str) -> Run:
-    process = start(folder, run_dir, log, *overrides)
-    assert process.wait(400) == 0, log.read_text()
-    return Run(RunDirectory(run_dir), log.read_text())
+def finished(run_dir: Path, ray_address: str, *overrides: str) -> Run:
+    output = start(run_dir, ray_address, *overrides).finished()
+    return Run(RunDirectory(run_dir), output)
 
 
 def validations(run_dir: Path) -> tuple[Validation, ...]:
@@ -90,27 +80,20 @@ class Killed:
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
+def killed(tmp_path_factory: pytest.TempPathFactory, ray_address: str) -> Killed:
     """Killed when the second evaluation was done, and finished by the same command."""
-    folder = tmp_path_factory.mktemp("best")
-    run_dir, log = folder / "run", folder / "first.log"
-    process = start(folder, run_dir, log)
-    deadline = time.monotonic() + 400
-    while len(validations(run_dir)) < 2:
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(60)
+    run_dir = tmp_path_factory.mktemp("best") / "run"
+    command = start(run_dir, ray_address)
+    command.wait_until(lambda: len(validations(run_dir)) >= 2)
+    command.end_by(signal.SIGKILL)
     known = validations(run_dir)
-    return Killed(known, finished(folder, run_dir, folder / "second.log"))
+    return Killed(known, finished(run_dir, ray_address))
 
 
 @pytest.fixture(scope="module")
-def unwatched(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def unwatched(tmp_path_factory: pytest.TempPathFactory, ray_address: str) -> Run:
     """The same run without evaluations in between, and undisturbed."""
-    folder = tmp_path_factory.mktemp("unwatched")
-    return finished(folder, folder / "run", folder / "log", "ppo.evaluate_every=null")
+    return finished(tmp_path_factory.mktemp("unwatched") / "run", ray_address, "ppo.evaluate_every=null")
 
 
 def same(one: Path, other: Path) -> bool:
@@ -147,7 +130,6 @@ def test_the_summary_says_what_was_taken(killed: Killed) -> None:
     assert f"taken as it was after iteration {WARM_UP}" in killed.run.output
 
 
-@pytest.mark.long
 def test_training_is_to_the_bit_what_it_is_without_evaluations(killed: Killed, unwatched: Run) -> None:
     assert unwatched.summary.policy.taken_iteration is None
     assert not unwatched.directory.model("last").exists()
