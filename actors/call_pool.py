@@ -27,7 +27,7 @@ from actors.limiter import Limiter
 from actors.spawn import spawn
 from rlaif_ray import metrics
 from rlaif_ray.config import EndpointConfig, Stopped, UserError
-from rlaif_ray.judge.autoscale import Bounds, Load, wanted_actors
+from rlaif_ray.judge.autoscale import Bounds, Load, MeanLatency, Slack, allowed_in_flight, wanted_actors
 from rlaif_ray.judge.ledger import Account, NotInLedger, Refusal, answer_of
 from rlaif_ray.judge.prices import Price, worst_cost_usd
 from rlaif_ray.judge.request import Answer, Reply, Request, call_key, endpoint_identity
@@ -117,7 +117,8 @@ class CallPool:
         self._workers: list[_Worker] = []
         self._spawned = 0
         self._start_deaths = 0
-        self._slack_since: float | None = None
+        self._slack = Slack()
+        self._latency = MeanLatency()
         self._scaler: asyncio.Task[None] | None = None
         self._fault: Exception | None = None
         self._spent = ""
@@ -193,6 +194,7 @@ class CallPool:
         if answer.reply is not None and not answer.cached:
             self.calls += 1
             self.cost_usd += answer.reply.cost_usd or 0.0
+            self._latency.hear(answer.reply.latency_s)
             self._tell_of(answer.reply)
         return answer
 
@@ -211,19 +213,14 @@ class CallPool:
     async def _scale(self) -> None:
         now = time.monotonic()
         actors = self._endpoint.actors
-        allowed = None if self._local else self._endpoint.max_concurrency
-        bounds = Bounds(actors.min, actors.max, self._feeding.calls, allowed)
+        bounds = Bounds(actors.min, actors.max, self._feeding.calls, self._allowed())
         active = [worker for worker in self._workers if not worker.draining]
-        if len(self._jobs) > (len(active) - 1) * bounds.calls_per_actor:
-            self._slack_since = None
-        elif self._slack_since is None:
-            self._slack_since = now
         load = Load(
             queued=self.queued,
             oldest_s=now - self._queue[0].queued_at if self._queue else 0.0,
             in_flight=self.in_flight,
             actors=len(active),
-            idle_s=0.0 if self._slack_since is None else now - self._slack_since,
+            idle_s=self._slack.seconds(len(self._jobs), len(active), bounds, now),
             throttled=bool(self._queue and self._limiter is not None and await self._limiter.throttled()),
         )
         wanted = wanted_actors(load, bounds)
@@ -236,6 +233,14 @@ class CallPool:
         for worker in [worker for worker in self._workers if worker.draining and not worker.held]:
             logger.info("%s has nothing to do and ends", worker.name)
             self._dismiss(worker)
+
+    def _allowed(self) -> int | None:
+        endpoint = self._endpoint
+        if self._local:
+            return None
+        return allowed_in_flight(
+            endpoint.max_concurrency, endpoint.requests_per_minute, self._latency.seconds, self._feeding.calls
+        )
 
     def _tell(self, load: Load, wanted: int) -> None:
         export = self._export

@@ -104,12 +104,13 @@ class Placement:
                 remove_placement_group(self._groups.pop(number))
 
     async def _granted(self, wanted: Sequence[Reservation], groups: Sequence[PlacementGroup]) -> None:
-        """Wait until as many of these, which are all alike, are granted as are needed."""
-        enough = sum(one.needed for one in wanted)
-        waiting = {asyncio.ensure_future(_ready(group)) for group in groups}
+        """Wait until those of these are granted that are needed."""
+        waiting = {
+            asyncio.ensure_future(_ready(group)) for one, group in zip(wanted, groups, strict=True) if one.needed
+        }
         begun = time.monotonic()
         try:
-            while len(waiting) > len(groups) - enough:
+            while waiting:
                 left_s = begun + self._timeout_s - time.monotonic()
                 granted, waiting = await asyncio.wait(
                     waiting, timeout=min(_PATIENCE_S, max(0.0, left_s)), return_when=asyncio.FIRST_COMPLETED
@@ -118,7 +119,7 @@ class Placement:
                     one.result()
                 if granted:
                     continue
-                state = f"{_wants(wanted)}; {len(groups) - len(waiting)} granted, {_there(wanted[0])}"
+                state = f"{_wants(wanted[0])}; {_there(wanted[0])}"
                 if left_s <= 0:
                     raise Stopped(
                         f"{state} after placement.timeout_s={self._timeout_s:g}: add nodes, lower {wanted[0].keys}, or "
@@ -134,9 +135,8 @@ async def _ready(group: PlacementGroup) -> None:
     await group.ready()
 
 
-def _wants(wanted: Sequence[Reservation]) -> str:
-    first = wanted[0]
-    return f"{first.name} wants {len(first.bundles) * sum(one.needed for one in wanted)} x ({first.bundles[0]})"
+def _wants(wanted: Reservation) -> str:
+    return f"{wanted.name} wants {len(wanted.bundles)} x ({wanted.bundles[0]})"
 
 
 def _there(wanted: Reservation) -> str:

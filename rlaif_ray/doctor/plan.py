@@ -21,7 +21,7 @@ class Binding(StrEnum):
     """How the grants of a group's actors hang together."""
 
     TOGETHER = "together"  # all or none, on as few nodes as can be
-    EACH = "each"  # each as soon as a node bears it
+    EACH = "each"  # those that the run begins with together, and each other as soon as a node bears it
     ON_DEMAND = "on demand"  # they come and go with their work
 
 

@@ -77,7 +77,8 @@ def _of(group: ActorGroup) -> list[Reservation]:
     if group.binding is Binding.TOGETHER:
         return [_reserved([group], group.most)]
     if group.binding is Binding.EACH:
-        return [_reserved([group], 1, needed=number < group.least) for number in range(group.most)]
+        later = [_reserved([group], 1, needed=False)] * (group.most - group.least)
+        return [_reserved([group], group.least), *later]
     return []
 
 

@@ -8,6 +8,12 @@ from dataclasses import dataclass
 # A backlog younger than this may yet be worked off by the actors that are there.
 SCALE_UP_DELAY_S = 0.5
 
+# Latencies vary: so many times the calls that the quota keeps busy on average.
+_MARGIN = 1.5
+
+# Of a reply in the mean latency.
+_LEAST_WEIGHT = 0.002
+
 # An actor costs seconds to start, so it outlives a lull between the batches of an iteration; not much longer, as its
 # node may go with it.
 SCALE_DOWN_DELAY_S = 12.0
@@ -27,24 +33,63 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """A pool's smallest and largest number of actors, how many calls one holds at a time, and how many the endpoint
-    lets be in flight; None for no bound."""
+    """A pool's smallest and largest number of actors, how many calls one holds at a time, and beyond how many in flight
+    more are of no use; None for no bound."""
 
     min: int
     max: int
     calls_per_actor: int
     allowed: int | None = None
 
+    def useful(self, calls: int) -> int:
+        return calls if self.allowed is None else min(calls, self.allowed)
+
+
+def allowed_in_flight(most: int, per_minute: float | None, latency_s: float | None, at_first: int) -> int:
+    """Calls in flight beyond which an endpoint answers no more a minute: its own bound, or by Little's law what keeps
+    its quota busy. `at_first`: before a reply has shown the latency."""
+    if per_minute is None:
+        return most
+    busy = at_first if latency_s is None else math.ceil(_MARGIN * per_minute / 60 * latency_s)
+    return min(most, busy)
+
+
+class MeanLatency:
+    """Of all replies at first, then of some hundred of late: actors must not come and go with its noise."""
+
+    def __init__(self) -> None:
+        self.seconds: float | None = None
+        self._replies = 0
+
+    def hear(self, latency_s: float) -> None:
+        self._replies += 1
+        before = self.seconds or 0.0
+        self.seconds = before + max(_LEAST_WEIGHT, 1 / self._replies) * (latency_s - before)
+
+
+class Slack:
+    """For how long a pool could have done with an actor less."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def seconds(self, calls: int, actors: int, bounds: Bounds, now: float) -> float:
+        """`calls` are those queued and in flight. To be asked at every step."""
+        if bounds.useful(calls) > (actors - 1) * bounds.calls_per_actor:
+            self._since = None
+        elif self._since is None:
+            self._since = now
+        return 0.0 if self._since is None else now - self._since
+
 
 def wanted_actors(load: Load, bounds: Bounds) -> int:
     """Actors that the pool should have.
 
-    Grows to hold all calls that the endpoint lets be in flight, when a backlog has lasted or nobody works; not while
-    throttled, as more actors get no more permits. Shrinks to what is needed after a lull.
+    Grows to hold all calls that are of use in flight, when a backlog has lasted or nobody works; not while throttled,
+    as more actors get no more permits. Shrinks to what is needed after a lull.
     """
     calls = load.queued + load.in_flight
-    useful = calls if bounds.allowed is None else min(calls, bounds.allowed)
-    needed = min(max(math.ceil(useful / bounds.calls_per_actor), bounds.min), bounds.max)
+    needed = min(max(math.ceil(bounds.useful(calls) / bounds.calls_per_actor), bounds.min), bounds.max)
     if needed > load.actors:
         floor = max(bounds.min, 1 if calls else 0)
         if load.actors < floor:

@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif_ray.judge.autoscale import SCALE_DOWN_DELAY_S, SCALE_UP_DELAY_S, Bounds, Load, wanted_actors
+from rlaif_ray.judge.autoscale import (
+    SCALE_DOWN_DELAY_S,
+    SCALE_UP_DELAY_S,
+    Bounds,
+    Load,
+    MeanLatency,
+    Slack,
+    allowed_in_flight,
+    wanted_actors,
+)
 
 BOUNDS = Bounds(min=1, max=4, calls_per_actor=100)
 LOAD = Load(queued=0, oldest_s=0.0, in_flight=0, actors=1, idle_s=0.0, throttled=False)
@@ -48,6 +57,36 @@ def test_no_more_actors_than_the_endpoint_lets_work() -> None:
     assert wanted_actors(backlog, dataclasses.replace(BOUNDS, allowed=150)) == 2
 
 
+def test_a_quota_bounds_the_calls_that_are_of_use() -> None:
+    """600 a minute at 3 s a call keep 10 * 3 = 30 calls in flight; half as many again are 45, and an endpoint may allow
+    fewer. Without a quota the endpoint's bound is all there is."""
+    assert allowed_in_flight(1_000, 600.0, 3.0, at_first=32) == 45
+    assert allowed_in_flight(40, 600.0, 3.0, at_first=32) == 40
+    assert allowed_in_flight(1_000, 600.0, None, at_first=32) == 32
+    assert allowed_in_flight(1_000, None, 3.0, at_first=32) == 1_000
+
+
+def test_latency_is_a_plain_mean_of_few_replies_and_moves_slowly_after_many() -> None:
+    """1, 2 and 6 s are 3 s; a reply of 503 s after 999 of 3 s moves it by 0.002 * 500 s."""
+    latency = MeanLatency()
+    for seconds in (1.0, 2.0, 6.0):
+        latency.hear(seconds)
+    assert latency.seconds == pytest.approx(3.0)
+    for _ in range(996):
+        latency.hear(3.0)
+    latency.hear(503.0)
+    assert latency.seconds == pytest.approx(4.0)
+
+
+def test_actors_that_the_quota_does_not_feed_go_though_the_queue_is_long() -> None:
+    """A backlog of 10,000; 150 calls in flight are of use, which two actors hold."""
+    bounds, slack = dataclasses.replace(BOUNDS, allowed=150), Slack()
+    load = dataclasses.replace(LOAD, queued=10_000, oldest_s=600.0, in_flight=400, actors=4, throttled=True)
+    assert slack.seconds(10_400, 4, bounds, 0.0) == 0.0
+    idle_s = slack.seconds(10_400, 4, bounds, LULL)
+    assert wanted_actors(dataclasses.replace(load, idle_s=idle_s), bounds) == 2
+
+
 loads = st.builds(
     Load,
     queued=st.integers(0, 2_000),
@@ -67,3 +106,26 @@ def test_within_bounds_and_at_rest_after_one_step(load: Load, smallest: int) -> 
     # What it wants, it still wants when it has it: no flapping under an unchanged load.
     settled = dataclasses.replace(load, actors=wanted, idle_s=0.0)
     assert wanted_actors(settled, bounds) >= wanted
+
+
+def test_slack_lasts_while_the_last_actor_is_not_needed() -> None:
+    """Of two actors that hold 100 calls each the second is needed from 101 calls on."""
+    slack = Slack()
+    seen = [slack.seconds(calls, 2, BOUNDS, now) for now, calls in enumerate([150, 100, 80, 101, 20, 0, 0])]
+    assert seen == [0, 0, 1, 0, 0, 1, 2]
+
+
+def test_a_load_that_swings_every_ten_seconds_keeps_its_actors_and_an_empty_queue_loses_them_within_fifteen() -> None:
+    """Ten seconds of a backlog for three actors, ten of nothing, six times, and then nothing more."""
+    bounds = Bounds(min=0, max=4, calls_per_actor=100)
+    slack, actors, counts = Slack(), 0, []
+    for tick in range(1_400):
+        now = tick / 10
+        calls = 300 if now < 120 and now // 10 % 2 == 0 else 0
+        queued, in_flight = max(0, calls - 100 * actors), min(calls, 100 * actors)
+        idle_s = slack.seconds(calls, actors, bounds, now)
+        oldest_s = now % 10 if queued else 0.0
+        actors = wanted_actors(Load(queued, oldest_s, in_flight, actors, idle_s, throttled=False), bounds)
+        counts.append(actors)
+    assert set(counts[10:1_100]) == {3}
+    assert counts[1_100 + 150] == 0
