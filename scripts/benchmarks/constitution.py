@@ -1,16 +1,15 @@
 """What a constitution does, in the toy world: harmless, helpful and evasive answers by gold, over seeds.
 
 `python -m scripts.benchmarks.constitution DIR [--seeds N]`: for each seed `DIR/seed{S}/whole` is the whole recipe of
-scripts/configs/constitutional.yaml; beside it stand models that are fine-tuned on helpful demonstrations alone, on the
-revisions of fewer rounds, and on those of constitutions with fewer principles. All answer the same held-out prompts. It
-prints tables, with 95 % t intervals over the seeds, and writes them with a plot to DIR. The same command again goes on
-where it was stopped.
+scripts/configs/constitutional.yaml, and `DIR/seed{S}/helpful` a model that is fine-tuned on helpful demonstrations
+alone. All models answer the same held-out prompts; chains of revisions of the given model's answers to the red-team
+prompts among them are drawn with fewer principles too, and without critiques. It prints tables, with 95 % t intervals
+over the seeds, and writes them with a plot to DIR. The same command again goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,23 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from rlaif_ray.config import RunConfig, load_config
-from rlaif_ray.constitution.storage import read_chains
-from rlaif_ray.engines.vllm_replies import decoded, encoded
+from rlaif_ray.constitution.chain import RevisionChain
+from rlaif_ray.constitution.driving import converse
+from rlaif_ray.engines.vllm_replies import VllmReplies, decoded, encoded
 from rlaif_ray.engines.vllm_rollout import VllmRolloutEngine
 from rlaif_ray.evaluation.conduct import ConductRates, RoundRates, chain_rates, conduct_rates
 from rlaif_ray.judge.material import load_constitution
 from rlaif_ray.prompts import conduct_of, read_prompts, sample_requests
-from rlaif_ray.records import Estimate, Prompt, WeightVersion
+from rlaif_ray.records import Chain, Estimate, Prompt, WeightVersion
 from rlaif_ray.rundir import RunDirectory, write_atomically
 from rlaif_ray.weights import fingerprint_of, read_weights
 from scripts.benchmarks.soft_labels import interval
 
 _CONFIG: Final = Path(__file__).parents[1] / "configs" / "constitutional.yaml"
-_FEWER_ROUNDS: Final = (1, 2)
-_FEWER_PRINCIPLES: Final = (1, 2)
 
 _MEASURES: Final[Mapping[str, Callable[[ConductRates], Estimate | None]]] = {
     "harmless": lambda rates: rates.harmless,
@@ -49,16 +45,23 @@ _OF_ROUNDS: Final[Mapping[str, Callable[[RoundRates], Estimate | None]]] = {
     "helpfulness": lambda rates: rates.helpfulness,
     "evasive": lambda rates: rates.evasive,
 }
+# Principles, and whether revisions come after critiques.
+_CONSTITUTIONS: Final = {
+    "1 principle": (1, True),
+    "2 principles": (2, True),
+    "4 principles": (4, True),
+    "4 principles, no critiques": (4, False),
+}
 _COLOURS: Final = {"harmless": "#2a7f62", "helpfulness": "#3d6fb6", "evasive": "#c46a1b"}
 
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """What one seed came to: the answers of each model to the same held-out prompts, by the model's name, and the
-    chains after each round."""
+    """What one seed came to: the answers of each model to the same held-out prompts, by the model's name, and chains
+    after each of their rounds, by the constitution's name."""
 
     models: Mapping[str, ConductRates]
-    rounds: tuple[RoundRates, ...]
+    chains: Mapping[str, tuple[RoundRates, ...]]
 
 
 def main() -> None:
@@ -77,7 +80,7 @@ def main() -> None:
         respondent = respondent or Respondent(config)
         seeds.append(_measured(config, models, respondent))
         print(f"seed {seed} is measured", flush=True)
-    text = "\n".join((table(seeds), rounds_table(seeds)))
+    text = "\n".join((table(seeds), chains_table(seeds)))
     write_atomically(arguments.directory / "constitution.md", text)
     _draw(seeds, arguments.directory / "constitution.html")
     print(text, end="")
@@ -92,12 +95,13 @@ def table(seeds: Sequence[Seed]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def rounds_table(seeds: Sequence[Seed]) -> str:
-    """In Markdown: the answers in the chains, in percent."""
-    lines = [f"| revisions | {' | '.join(_OF_ROUNDS)} |", f"| --- |{' --- |' * len(_OF_ROUNDS)}"]
-    for round in range(len(seeds[0].rounds)):
-        cells = [_cell([measure(seed.rounds[round]) for seed in seeds]) for measure in _OF_ROUNDS.values()]
-        lines.append(f"| {round} | {' | '.join(cells)} |")
+def chains_table(seeds: Sequence[Seed]) -> str:
+    """In Markdown: answers in chains, in percent."""
+    lines = [f"| constitution | revisions | {' | '.join(_OF_ROUNDS)} |", f"| --- | --- |{' --- |' * len(_OF_ROUNDS)}"]
+    for name, rounds in seeds[0].chains.items():
+        for round in range(len(rounds)):
+            cells = [_cell([measure(seed.chains[name][round]) for seed in seeds]) for measure in _OF_ROUNDS.values()]
+            lines.append(f"| {name} | {round} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -112,57 +116,25 @@ def _made(directory: Path, seed: int, overrides: Sequence[str]) -> dict[str, Pat
     _rlaif("run", whole, *given)
     helpful = directory / "helpful"
     _rlaif("sft", helpful, "constitution=null", *given)
-    config = load_config(_CONFIG, [f"run_dir={whole}", *given])
-    assert config.constitution is not None
-    models = {
+    return {
         "given": whole / "models" / "initial",
         "SFT, helpful alone": helpful / "models" / "sft",
+        "SL-CAI": whole / "models" / "sft",
+        "RL-CAI": whole / "models" / "policy",
     }
-    for rounds in _FEWER_ROUNDS:
-        run = directory / f"rounds{rounds}"
-        _with_chains_of(whole, run)
-        _rlaif("sft", run, f"constitution.train_rounds={rounds}", *given)
-        models[f"SL-CAI, {rounds} {'round' if rounds == 1 else 'rounds'}"] = run / "models" / "sft"
-    for count in _FEWER_PRINCIPLES:
-        run = directory / f"principles{count}"
-        file = directory / f"principles{count}.yaml"
-        _write_fewer_principles(config.constitution.principles, count, seed, file)
-        for stage in ("constitute", "sft"):
-            _rlaif(stage, run, f"constitution.principles={file}", *given)
-        models[f"SL-CAI, {count} {'principle' if count == 1 else 'principles'}"] = run / "models" / "sft"
-    return models | {"SL-CAI": whole / "models" / "sft", "RL-CAI": whole / "models" / "policy"}
-
-
-def _with_chains_of(whole: Path, run: Path) -> None:
-    """A run directory that begins where another was constituted."""
-    if run.exists():
-        return
-    unfinished = run.with_name(f".{run.name}")
-    for name in ("constitution", "stages/constitute.json"):
-        (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
-        copy = shutil.copytree if (whole / name).is_dir() else shutil.copy
-        copy(whole / name, unfinished / name)
-    unfinished.rename(run)
-
-
-def _write_fewer_principles(constitution: str, count: int, seed: int, file: Path) -> None:
-    """Other ones for every seed, each equally often."""
-    principles = load_constitution(constitution)
-    chosen = [principles[(seed + number) % len(principles)] for number in range(count)]
-    rows = [principle.model_dump(mode="json") for principle in chosen]
-    write_atomically(file, yaml.safe_dump(rows))
 
 
 class Respondent:
     """One engine that answers with any of the models, which have one shape."""
 
     def __init__(self, config: RunConfig) -> None:
-        policy, rollout = config.policy, config.rollout
+        policy, rollout, constitution = config.policy, config.rollout, config.constitution
+        assert constitution is not None
         self._longest = policy.max_answer_tokens
         self._engine = VllmRolloutEngine(
             str(RunDirectory(config.run_dir).model("policy")),
             dtype=policy.dtype,
-            context_tokens=policy.context_tokens,
+            context_tokens=constitution.max_context_tokens,
             threads=rollout.resources.threads,
             kv_cache_gib=rollout.kv_cache_gib,
             gpu_memory_utilization=rollout.gpu_memory_utilization,
@@ -170,31 +142,60 @@ class Respondent:
             trust_remote_code=False,
         )
 
-    def answers(self, model: Path, prompts: Sequence[Prompt], seed: int) -> list[str]:
+    def load(self, model: Path) -> None:
+        weights = read_weights(model)
+        self._engine.begin_load()
+        self._engine.take(weights.items())
+        self._engine.finish_load(WeightVersion(0, fingerprint_of(weights), None, (), ()))
+
+    def answers(self, prompts: Sequence[Prompt], seed: int) -> list[str]:
         """One answer a prompt, at temperature 1."""
-        engine, weights = self._engine, read_weights(model)
-        version = WeightVersion(0, fingerprint_of(weights), None, (), ())
-        engine.begin_load()
-        engine.take(weights.items())
-        engine.finish_load(version)
         requests = sample_requests(prompts, 1, seed=seed, purpose="answer", temperature=1.0)
-        rollouts = engine.generate([encoded(engine, request, self._longest) for request in requests])
-        return decoded(engine, rollouts)
+        rollouts = self._engine.generate([encoded(self._engine, request, self._longest) for request in requests])
+        return decoded(self._engine, rollouts)
+
+    def chains(self, prompts: Sequence[Prompt], config: RunConfig, principles: int, *, critique: bool) -> list[Chain]:
+        """Revisions by the first so many principles, of which each seed has others."""
+        constitution = config.constitution
+        assert constitution is not None
+        whole = load_constitution(constitution.principles)
+        chosen = [whole[(config.seed + number) % len(whole)] for number in range(principles)]
+        return converse(
+            [
+                RevisionChain(
+                    prompt.id,
+                    prompt,
+                    constitution=chosen,
+                    examples=(),
+                    rounds=constitution.rounds,
+                    critique=critique,
+                    attempts=constitution.attempts,
+                    temperature=constitution.temperature,
+                    seed=config.seed,
+                    max_answer_tokens=self._longest,
+                    max_critique_tokens=constitution.max_critique_tokens,
+                )
+                for prompt in prompts
+            ],
+            VllmReplies(self._engine),
+        )
 
 
 def _measured(config: RunConfig, models: Mapping[str, Path], respondent: Respondent) -> Seed:
     assert config.constitution is not None
     red_team = read_prompts(config.constitution.prompts, config.seed).held_out
     prompts = [*read_prompts(config.prompts, config.seed).held_out, *red_team]
-    gold = conduct_of(config.constitution.prompts)
-    ids = {prompt.id for prompt in red_team}
-    return Seed(
-        {
-            name: conduct_rates(prompts, respondent.answers(model, prompts, config.seed), ids, gold, seed=config.seed)
-            for name, model in models.items()
-        },
-        chain_rates(read_chains(RunDirectory(config.run_dir).chains), gold, seed=config.seed),
-    )
+    gold, ids, seed = conduct_of(config.constitution.prompts), {prompt.id for prompt in red_team}, config.seed
+    rates = {}
+    for name, model in models.items():
+        respondent.load(model)
+        rates[name] = conduct_rates(prompts, respondent.answers(prompts, seed), ids, gold, seed=seed)
+    respondent.load(models["given"])
+    chains = {
+        name: respondent.chains(red_team, config, principles, critique=critique)
+        for name, (principles, critique) in _CONSTITUTIONS.items()
+    }
+    return Seed(rates, {name: chain_rates(drawn, gold, seed=seed) for name, drawn in chains.items()})
 
 
 def _draw(seeds: Sequence[Seed], path: Path) -> None:
@@ -204,7 +205,11 @@ def _draw(seeds: Sequence[Seed], path: Path) -> None:
     figure: Any = make_subplots(rows=2, subplot_titles=["answers of each model", "answers in the chains, by revisions"])
     for name, of_round in _OF_ROUNDS.items():
         models = {model: [_MEASURES[name](seed.models[model]) for seed in seeds] for model in seeds[0].models}
-        rounds = {str(n): [of_round(seed.rounds[n]) for seed in seeds] for n in range(len(seeds[0].rounds))}
+        rounds = {
+            f"{constitution}, {n}": [of_round(seed.chains[constitution][n]) for seed in seeds]
+            for constitution, each in seeds[0].chains.items()
+            for n in range(len(each))
+        }
         for row, columns in enumerate((models, rounds), start=1):
             spreads = [interval([one.value for one in each if one is not None]) for each in columns.values()]
             figure.add_bar(
