@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from typing import Any, TypeVar
 
 import ray
 
 from rlaif_ray.doctor.examination import Node
+
+Result = TypeVar("Result")
 
 # Resources that Ray counts on every node, beside those that a node declares.
 _OF_EVERY_NODE = re.compile(r"CPU|GPU|memory|object_store_memory|node:.*")
@@ -33,18 +36,19 @@ def ray_session(*, local: bool) -> Iterator[str | None]:
         logging_level=logging.WARNING,
         **({"include_dashboard": True, "dashboard_host": "127.0.0.1"} if address == "local" else {}),
     )
-    # In place of Ray's handler, which leaves at once: a job that is stopped ends as a command does at Ctrl-C.
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield f"http://{context.dashboard_url}" if context.dashboard_url else None
     finally:
         ray.shutdown()
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Do what Ctrl-C would, which Ray keeps from the processes of a job."""
-    handler = signal.getsignal(signal.SIGINT)
-    (handler if callable(handler) else signal.default_int_handler)(number, frame)
+async def stoppable(work: Coroutine[Any, Any, Result]) -> Result:
+    """Await it. SIGTERM, by which Ray stops a job, cancels it as Ctrl-C does, where Ray's own handler would leave at
+    once."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
 
 
 def cluster_nodes() -> list[Node]:

@@ -251,11 +251,13 @@ def _check_constitution(path: Path, overrides: Sequence[str] | None) -> None:
 @contextmanager
 def _ending_well() -> Iterator[None]:
     """Turns what ends a run into its exit code. Everything is saved by then."""
+    from asyncio import CancelledError
+
     from rlaif_ray.config import Stopped
 
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, CancelledError):
         print("rlaif: interrupted; the same command goes on where it stopped", file=sys.stderr)
         raise typer.Exit(130) from None
     except Stopped as stop:
@@ -268,7 +270,7 @@ def _label(labelling: Labelling) -> None:
 
     from actors.exporting import LogExport  # noqa: TID251
     from actors.judge import start_judges  # noqa: TID251
-    from actors.session import ray_session  # noqa: TID251
+    from actors.session import ray_session, stoppable  # noqa: TID251
     from rlaif_ray.console import Console
     from rlaif_ray.metrics.following import followed
 
@@ -284,7 +286,7 @@ def _label(labelling: Labelling) -> None:
     with Console(stages=1) as console, ray_session(local=False) as dashboard:
         if dashboard is not None:
             console.say(f"Ray dashboard: {dashboard}")
-        lines = asyncio.run(label())
+        lines = asyncio.run(stoppable(label()))
     print("\n".join(lines))
 
 
@@ -319,7 +321,7 @@ def _run_stages(config: RunConfig, only: str | None, *, local: bool) -> None:
 
     from actors.exporting import LogExport  # noqa: TID251
     from actors.runtime import RayRuntime  # noqa: TID251
-    from actors.session import ray_session  # noqa: TID251
+    from actors.session import ray_session, stoppable  # noqa: TID251
     from rlaif_ray.console import Console
     from rlaif_ray.metrics.following import followed
     from rlaif_ray.metrics.trackers import trackers_of
@@ -343,6 +345,6 @@ def _run_stages(config: RunConfig, only: str | None, *, local: bool) -> None:
         if dashboard is not None:
             console.say(f"Ray dashboard: {dashboard}")
         runtime = RayRuntime(config, say=console.say)
-        summary = asyncio.run(go(Pipeline(config, runtime, console)))
+        summary = asyncio.run(stoppable(go(Pipeline(config, runtime, console))))
     if summary is not None and stage in (None, Stage.REPORT):
         print("\n".join(closing_lines(summary)))

@@ -122,9 +122,13 @@ def _directly(code: Path, run_dir: Path) -> Milestones:
 def _followed(begun: float, said: Callable[[], str], running: str, run_dir: Path) -> Milestones:
     """Milestones of a run, as it reaches them."""
     metrics = run_dir / "metrics.jsonl"
-    times = [_until(lambda text=text: text in said()) for text in (running, "Run directory: ", "[1/6] ")]
+
+    def told(text: str) -> float:
+        return _until(lambda: text in said()) - begun
+
+    entered, joined, training = told(running), told("Run directory: "), told("[1/6] ")
     _until(lambda: metrics.exists() and bool(MetricsLog(metrics).read()))
-    return Milestones(*(at - begun for at in times), first_metric=MetricsLog(metrics).read()[0].time - begun)
+    return Milestones(entered, joined, training, MetricsLog(metrics).read()[0].time - begun)
 
 
 def _until(condition: Callable[[], bool]) -> float:

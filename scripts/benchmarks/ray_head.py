@@ -82,6 +82,8 @@ def ray_head(*, cpus: int = 4, **settings: str) -> Iterator[RayHead]:
         env=plain | settings,
         stdout=(directory / "start.log").open("wb"),
         stderr=subprocess.STDOUT,
+        # As a script has it that starts a head in the background: all that the head starts inherits this.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )
     head = RayHead(directory, plain | {"RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"})
     try:

@@ -102,6 +102,7 @@ def test_a_stopped_job_loses_nothing_and_the_same_submission_goes_on(head: RayHe
     wait_for(head, "first", lambda: len(logged(run_dir, PPO)) >= 3)
     stopped = head.job("stop", "first")
     assert "was stopped" in stopped.stdout, stopped.stdout + stopped.stderr
+    assert "finishing the iteration under way" in head.log("first"), head.log("first")
     kept = logged(run_dir, PPO)
     assert 3 <= len(kept) < ITERATIONS
     assert "rlaif: interrupted" in head.log("first")
