@@ -216,10 +216,10 @@ class RolloutPool:
     def logprobs(self, rollouts: Shards[Rollouts]) -> Shards[NDArray[np.float32]]:
         """Log-probabilities (sum of answer lengths,) of given answers under the weights that are loaded."""
         version = self._loaded()
-        return tuple(self._dispatcher.call.remote("logprobs", 1, (shard, version)) for shard in rollouts)
+        return tuple(self._dispatcher.call.remote("logprobs", 1, (shard,), version) for shard in rollouts)
 
     def decode(self, rollouts: Shards[Rollouts]) -> Shards[list[str]]:
-        return tuple(self._dispatcher.call.remote("decode", 1, (shard,)) for shard in rollouts)
+        return tuple(self._dispatcher.call.remote("decode", 1, (shard,), None) for shard in rollouts)
 
     def close(self) -> None:
         for actor in (self._dispatcher, *self._replicas):
@@ -231,7 +231,7 @@ class RolloutPool:
         version = self._loaded()
         bounds = np.linspace(0, len(items), self._serving + 1).astype(int).tolist()
         return tuple(
-            self._dispatcher.call.remote(method, end - start, (items[start:end], version))
+            self._dispatcher.call.remote(method, end - start, (items[start:end],), version)
             for start, end in itertools.pairwise(bounds)
             if end > start
         )

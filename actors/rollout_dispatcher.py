@@ -92,9 +92,9 @@ class RolloutDispatcher:
         await self._until(lambda: bool(self._serving()))
         return len(self._serving())
 
-    async def call(self, method: str, requests: int, args: tuple[Any, ...]) -> Any:
-        """Have the least busy replica do it, and another where that one dies over it. `requests` is what it counts
-        for; references in `args` are fetched by the replica alone."""
+    async def call(self, method: str, requests: int, args: tuple[Any, ...], version: WeightVersion | None) -> Any:
+        """Have the least busy replica do it by this version. Where it dies over it another does, by the version that is
+        wanted by then. `requests` is what it counts for; references in `args` are fetched by the replica alone."""
         self._attend_all()
         asked = time.time()
         for _ in range(_MAX_LOSSES):
@@ -104,10 +104,11 @@ class RolloutDispatcher:
             replica.asked.append(asked)
             self._tell(replica)
             try:
-                result = await _once(replica, method, *args)
+                result = await _once(replica, method, *args, *(() if version is None else (version,)))
             except RayActorError:
                 logger.warning("%s died with %d requests, which go to others", replica.name, requests)
                 replica.serves = False
+                version = version and (self._wanted or version)
             else:
                 replica.answered += requests
                 if isinstance(result, Rollouts):

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import web
 
@@ -58,7 +59,7 @@ class LoopbackJudge:
         error = {"error": {"message": f"fault {fault} for key {key}", "code": None}}
         return web.json_response(error, status=int(status), headers=headers)
 
-    def _answer(self, body: dict) -> web.Response:
+    def _answer(self, body: dict[str, Any]) -> web.Response:
         content = body["messages"][-1]["content"]
         assert (body["max_tokens"], body["temperature"], body["top_logprobs"]) == (1, 0.0, 20)
         self.prompts.append(content)

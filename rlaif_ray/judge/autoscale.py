@@ -8,8 +8,8 @@ from dataclasses import dataclass
 # A backlog younger than this may yet be worked off by the actors that are there.
 SCALE_UP_DELAY_S = 0.5
 
-# Latencies vary: so many times the calls that the quota keeps busy on average.
-_MARGIN = 1.5
+# Latencies vary: so many times the calls that the quota keeps busy on average. An actor holds more, where it must.
+_MARGIN = 1.1
 
 # Of a reply in the mean latency.
 _LEAST_WEIGHT = 0.002

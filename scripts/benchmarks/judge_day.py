@@ -132,7 +132,7 @@ class _Pool:
         self._hungry: dict[str, None] = {}  # who is up and may hold more
         self._asked: dict[int, tuple[str, deque[float]]] = {}  # by ticket: whose, and when its calls came
         self._replies: list[tuple[float, int, str, float, float, Lease]] = []  # until, lease, whose, came, sent
-        self._nodes = 0
+        self._nodes: list[float] = []  # when each is up
         self._spare_since = 0.0
 
     @property
@@ -222,20 +222,19 @@ class _Pool:
                 if not self._actors[name].held:
                     del self._actors[name]
         used = math.ceil(len(self._actors) / _ACTORS_A_NODE)
-        if used >= self._nodes:
+        if used >= len(self._nodes):
             self._spare_since = now
         elif now - self._spare_since >= _NODE_IDLE_S:
-            self._nodes = used
+            del self._nodes[used:]
 
     def _start(self, now: float) -> None:
         name = str(self.starts)
         self.starts += 1
         self._actors[name] = _Actor()
-        new_node = len(self._actors) > self._nodes * _ACTORS_A_NODE
-        self._nodes += new_node
-        # Actors that wait for one node come up together with it.
-        coming = max((at for at, _ in self._starting), default=now) if not new_node else now + _NODE_STARTS_S
-        heapq.heappush(self._starting, (max(now, coming) + _ACTOR_STARTS_S, name))
+        node = (len(self._actors) - 1) // _ACTORS_A_NODE
+        if node == len(self._nodes):
+            self._nodes.append(now + _NODE_STARTS_S)
+        heapq.heappush(self._starting, (max(now, self._nodes[node]) + _ACTOR_STARTS_S, name))
 
     def _count(self, now: float, sent: int) -> None:
         window = self.windows[-1]
@@ -256,7 +255,7 @@ class _Pool:
                     sent_per_s=window.sent * SCALE / _ROW_S,
                     actors=window.actors / _ROW_S,
                     needed=window.needed / _ROW_S,
-                    nodes=self._nodes,
+                    nodes=len(self._nodes),
                 )
             )
             self.windows.append(_Window())

@@ -48,6 +48,8 @@ class Replica:
     async def answer(self, requests: Sequence[int], version: WeightVersion) -> list[tuple[int, int, int | None]]:
         if self._serves is None:
             await self.load(version)
+        if version.number < (self._serves or 0):
+            raise WeightMismatch("an older version is wanted")
         while self._held.exists():  # noqa: ASYNC110 (a file tells nobody that it is gone)
             await asyncio.sleep(0.01)
         return [(request, os.getpid(), self._serves) for request in requests]
@@ -80,7 +82,7 @@ class Pool:
         return int(await self.dispatcher.load.remote(self.version))
 
     def ask(self, *requests: int) -> Any:
-        return self.dispatcher.call.remote("answer", len(requests), (requests, self.version))
+        return self.dispatcher.call.remote("answer", len(requests), (requests,), self.version)
 
     async def states(self) -> list[ReplicaState]:
         return list(await self.dispatcher.states.remote())
@@ -180,7 +182,7 @@ async def test_requests_that_kill_every_replica_are_given_up(pool: Pool) -> None
     pool.start()
     await pool.dispatcher.ready.remote()
     with pytest.raises(RuntimeError, match="3 rollout replicas died on the same 1 requests"):
-        await pool.dispatcher.call.remote("die", 1, ())
+        await pool.dispatcher.call.remote("die", 1, (), None)
 
 
 async def test_a_replica_that_does_not_prove_its_weights_is_an_error_for_all(pool: Pool) -> None:
@@ -188,6 +190,25 @@ async def test_a_replica_that_does_not_prove_its_weights_is_an_error_for_all(poo
     await pool.dispatcher.ready.remote()
     with pytest.raises(WeightMismatch, match="another fingerprint"):
         await pool.load(1, "spoilt")
+
+
+async def test_what_is_lost_after_new_weights_came_is_drawn_by_those(pool: Pool) -> None:
+    """Where batches are drawn ahead, the others serve the newer weights by then."""
+    pool.start()
+    for number in range(2):
+        await pool.until(number, serves=True)
+    await pool.load(1)
+    for held in pool.held:
+        held.touch()
+    shares = [pool.ask(1), pool.ask(2)]
+    for number in range(2):
+        await pool.until(number, pending=1)
+    await pool.load(2)
+    os.kill(await pool.pid(1), signal.SIGKILL)
+    for held in pool.held:
+        held.unlink()
+    answers = [answer for share in shares for answer in await share]
+    assert [(request, version) for request, _, version in answers] == [(1, 2), (2, 2)]
 
 
 async def test_a_dispatcher_that_is_killed_loses_nothing(pool: Pool) -> None:

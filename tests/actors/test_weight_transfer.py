@@ -8,38 +8,47 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
-from actors.rollout import RolloutPool
+from actors.rollout_dispatcher import RolloutDispatcher
 from actors.weight_transfer import WeightSender, arriving, sent_by
 from rlaif_ray.records import WeightVersion
 from rlaif_ray.stages import WeightMismatch
 
 
 def handle(calls: list[Any], name: str, *methods: str) -> Any:
-    """Plays an actor's handle that notes what it is asked."""
+    """Plays the handle of an actor that is up, does at once what it is asked, and notes it."""
 
     def remote(method: str) -> Callable[..., asyncio.Future[None]]:
         def ask(*args: Any) -> asyncio.Future[None]:
-            calls.append((name, method, *args))
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            done.set_result(None)
+            if method in methods:
+                calls.append((name, method, *args))
+            if method != "live":
+                done.set_result(None)
             return done
 
         return ask
 
-    return SimpleNamespace(**{method: SimpleNamespace(remote=remote(method)) for method in methods})
+    def callable_as(method: str) -> Any:
+        called = SimpleNamespace(remote=remote(method))
+        called.options = lambda **options: called
+        return called
+
+    return SimpleNamespace(**{method: callable_as(method) for method in (*methods, "__ray_ready__", "live")})
 
 
 def version(number: int, fingerprint: str) -> WeightVersion:
     return WeightVersion(number, fingerprint, (), (), ())
 
 
-async def test_all_ranks_send_to_all_replicas_which_then_prove_what_they_got() -> None:
+async def test_all_ranks_send_to_all_replicas_which_then_prove_what_they_got(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
-    replicas = [handle(calls, f"replica {index}", "load", "finish_load") for index in range(2)]
+    named = {name: handle(calls, name, "load", "finish_load") for name in ("replica 0", "replica 1")}
+    replicas = list(named.values())
     ranks = [handle(calls, f"rank {index}", "send_weights") for index in range(2)]
-    pool = object.__new__(RolloutPool)
-    pool._replicas, pool._version = replicas, None
+    monkeypatch.setattr(ray, "get_actor", named.__getitem__)
+    pool = RolloutDispatcher(list(named), enough=2)
     first = sent_by(version(1, "a"), ranks)
     await pool.load(first)
     assert calls == [
