@@ -7,7 +7,8 @@ from rlaif_ray.config.section import Positive, Section
 
 class PromptsConfig(Section):
     path: str
-    """A JSONL or parquet file, the name of a `datasets` dataset, or `toyworld:headlines`."""
+    """A JSONL or parquet file, the name of a `datasets` dataset, or `toyworld:` and `headlines`, `discretion` or
+    `discretion-red-team`."""
     field: str = "prompt"
     """The column that holds a text, or a list of {role, content} messages."""
     reference: str | None = None

@@ -75,7 +75,8 @@ class PolicyConfig(Section):
 
 class SftConfig(FitConfig):
     demonstrations: str | None = None
-    """Where demonstrations come from: a JSONL or parquet file with `prompt` and `answer`, or `toyworld:headlines`.
+    """Where demonstrations come from: a JSONL or parquet file with `prompt` and `answer`, or `toyworld:headlines` or
+    `toyworld:discretion`.
     Without it the given model is taken as it is."""
     limit: Positive | None = None
     """Read at most so many demonstrations."""
