@@ -42,8 +42,7 @@ class PreferenceFileConfig(Section):
 
     path: str
     """JSONL, parquet or a dataset's name, with `prompt`, `chosen`, `rejected` and perhaps `p`, or a preference file of
-    another run; or `toyworld:headlines` or `toyworld:discretion`, whose raters are
-    simulated."""
+    another run; or `toyworld:headlines` or `toyworld:discretion`, whose raters are simulated."""
     source: Literal["human", "ai"] = "human"
     """Who gave the labels. A file with a column `label_source` says it itself."""
     weight: PositiveFloat = 1.0

@@ -76,8 +76,7 @@ class PolicyConfig(Section):
 class SftConfig(FitConfig):
     demonstrations: str | None = None
     """Where demonstrations come from: a JSONL or parquet file with `prompt` and `answer`, or `toyworld:headlines` or
-    `toyworld:discretion`.
-    Without it the given model is taken as it is."""
+    `toyworld:discretion`. Without it the given model is taken as it is."""
     limit: Positive | None = None
     """Read at most so many demonstrations."""
 
@@ -209,8 +208,8 @@ class RunConfig(Section):
             raise ValueError("constitution: an untrained model cannot revise its answers; set policy.model")
         if self.constitution is not None and self.constitution.max_context_tokens < self.policy.context_tokens:
             raise ValueError(
-                f"constitution.max_context_tokens ({self.constitution.max_context_tokens}) bears no answer: a prompt and "
-                f"its answer may take {self.policy.context_tokens} tokens by policy.max_prompt_tokens and "
+                f"constitution.max_context_tokens ({self.constitution.max_context_tokens}) bears no answer: a prompt "
+                f"with its answer may take {self.policy.context_tokens} tokens by policy.max_prompt_tokens and "
                 "policy.max_answer_tokens; raise it"
             )
         possible = self.collect.answers_per_prompt * (self.collect.answers_per_prompt - 1) // 2
