@@ -13,9 +13,9 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from rlaif_ray.constitution.chain import RevisionChain
 from rlaif_ray.judge.ledger import LedgerTotals
 from rlaif_ray.judge.progress import JudgeProgress
-from rlaif_ray.constitution.chain import RevisionChain
 from rlaif_ray.records import (
     Chain,
     Demonstration,
