@@ -147,7 +147,7 @@ async def test_who_waits_says_what_for_and_goes_on_when_a_node_comes(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(placement, "_PATIENCE_S", 0.2)
-    settings = config(rollout={"replicas": 3, "min_replicas": 2, "resources": {"gpus": 8, "cpus": 2}})
+    settings = config(rollout={"replicas": 2, "min_replicas": 1, "resources": {"gpus": 8, "cpus": 2}})
     spoken = asyncio.Event()
     said: list[str] = []
 
@@ -158,14 +158,10 @@ async def test_who_waits_says_what_for_and_goes_on_when_a_node_comes(
     waiting = asyncio.ensure_future(Placement(settings, say).reserve("rollout"))
     await spoken.wait()
     assert said[0].startswith(
-        "  waiting for nodes: rollout wants 2 x (2 CPU, 8 GPU); 25 of 25 CPU, 8 of 8 GPU free on 4 nodes; "
+        "  waiting for nodes: rollout wants 1 x (2 CPU, 8 GPU); 25 of 25 CPU, 8 of 8 GPU free on 4 nodes; "
         "stops in 1800 s"
     )
-    cluster.add_node(num_cpus=4, num_gpus=8)
-    while not any("16 of 16 GPU" in line for line in said):
-        spoken.clear()
-        await spoken.wait()
-    assert not waiting.done()
+    assert not waiting.done(), "the nodes have 8 GPUs together, and none has 8"
     cluster.add_node(num_cpus=4, num_gpus=8)
     reserved = await waiting
-    assert len(reserved.slots) == 3, "the third has its place when a node comes for it"
+    assert len(reserved.slots) == 2, "the other has its place when a node comes for it"
