@@ -52,8 +52,8 @@ class Endpoint:
     latency_s: float  # the median
 
 
-# From one that few actors exhaust to one whose quota a hundred hardly reach.
-ENDPOINTS = [Endpoint(per_s, latency) for per_s in (20.0, 40.0, 80.0, 160.0, 320.0) for latency in (3.0, 10.0)]
+# From one that some fifty actors exhaust to those that want more than their hundred.
+ENDPOINTS = [Endpoint(per_s, latency) for per_s in (100.0, 150.0, 200.0, 250.0, 300.0) for latency in (15.0, 30.0)]
 
 
 @dataclass(frozen=True, slots=True)
