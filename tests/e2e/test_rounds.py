@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +11,11 @@ import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification
 
-from rlaif_ray.metrics import PPO, MetricsLog
+from rlaif_ray.metrics import PPO
 from rlaif_ray.preferences.dataset import PreferenceRow, read_preferences
 from rlaif_ray.report.summary import Summary, read_summary
 from rlaif_ray.weights import read_weights
+from tests.rlaif_command import Command, logged
 
 # Two runs of two rounds each, and a machine may be slow.
 pytestmark = pytest.mark.timeout(1500)
@@ -34,19 +31,13 @@ SMALL = [
 ]
 
 
-def start(run_dir: Path, log: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "rlaif_ray", "run", str(RECIPE), f"run_dir={run_dir}", *SMALL],
-        cwd=run_dir.parent,
-        stdout=log.open("wb"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+def start(run_dir: Path, ray_address: str) -> Command:
+    log = run_dir.parent / "log"
+    return Command.start("run", str(RECIPE), f"run_dir={run_dir}", *SMALL, log=log, ray_address=ray_address)
 
 
 def iterations_logged(run_dir: Path) -> list[int]:
-    metrics = run_dir / "metrics.jsonl"
-    return [row.step for row in MetricsLog(metrics).read() if row.stage == PPO] if metrics.exists() else []
+    return [row.step for row in logged(run_dir, PPO)]
 
 
 @dataclass(frozen=True)
@@ -65,26 +56,14 @@ class Run:
         return read_summary(self.directory)
 
 
-def finished(run_dir: Path, log: Path) -> Run:
-    process = start(run_dir, log)
-    assert process.wait(500) == 0, log.read_text()
-    return Run(run_dir, log.read_text())
-
-
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def killed(tmp_path_factory: pytest.TempPathFactory, ray_address: str) -> Run:
     """Killed in the second round's second iteration, and finished by the same command."""
-    folder = tmp_path_factory.mktemp("rounds")
-    run_dir, log = folder / "run", folder / "first.log"
-    process = start(run_dir, log)
-    deadline = time.monotonic() + 500
-    while max(iterations_logged(run_dir), default=0) < ITERATIONS + 2:
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(60)
-    return finished(run_dir, folder / "second.log")
+    run_dir = tmp_path_factory.mktemp("rounds") / "run"
+    command = start(run_dir, ray_address)
+    command.wait_until(lambda: max(iterations_logged(run_dir), default=0) >= ITERATIONS + 2)
+    command.end_by(signal.SIGKILL)
+    return Run(run_dir, start(run_dir, ray_address).finished())
 
 
 def test_a_killed_run_goes_on_in_its_round(killed: Run) -> None:
@@ -134,9 +113,8 @@ def test_the_summary_tells_of_every_round(killed: Run) -> None:
     ]
 
 
-@pytest.mark.long
-def test_it_ends_as_a_run_that_nothing_disturbed(killed: Run, tmp_path: Path) -> None:
-    undisturbed = finished(tmp_path / "run", tmp_path / "log")
+def test_it_ends_as_a_run_that_nothing_disturbed(killed: Run, ray_address: str, tmp_path: Path) -> None:
+    undisturbed = Run(tmp_path / "run", start(tmp_path / "run", ray_address).finished())
     for number in (1, 2):
         assert undisturbed.preferences(number) == killed.preferences(number)
         for model in ("policy", "reward/0", "reward/1"):
