@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
-import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +14,12 @@ import pytest
 from openai import OpenAI
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from rlaif_ray.metrics import PPO, MetricsLog
+from rlaif_ray.metrics import PPO
 from rlaif_ray.toyworld import headlines
+from tests.rlaif_command import Command, logged
 from tests.vllm_server import vllm_server
 
-ITERATIONS = 80  # enough that an interruption after five finds most of them ahead
+ITERATIONS = 40  # enough that an interruption after five finds most of them ahead
 SMALL = [
     *("prompts.limit=2000", "prompts.held_out=200", "sft.limit=2000", "sft.epochs=2", "collect.prompts=150"),
     *("reward.epochs=2", "reward.held_out=0.2", f"ppo.iterations={ITERATIONS}", "ppo.prompts_per_iteration=32"),
@@ -40,21 +37,12 @@ class Demo:
     actors: set[str]
 
 
-def start(run_dir: Path, log: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "rlaif_ray", "demo", f"run_dir={run_dir}", *SMALL],
-        cwd=run_dir.parent,
-        stdout=log.open("wb"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        # Whoever runs the tests in the background has them ignore ctrl-C; a person's shell does not.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+def start(run_dir: Path, log: str) -> Command:
+    return Command.start("demo", f"run_dir={run_dir}", *SMALL, log=run_dir.parent / log)
 
 
 def iterations_logged(run_dir: Path) -> list[int]:
-    metrics = run_dir / "metrics.jsonl"
-    return [row.step for row in MetricsLog(metrics).read() if row.stage == PPO] if metrics.exists() else []
+    return [row.step for row in logged(run_dir, PPO)]
 
 
 def actors_shown(output: str) -> set[str]:
@@ -68,20 +56,14 @@ def actors_shown(output: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    folder = tmp_path_factory.mktemp("demo")
-    run_dir, log = folder / "run", folder / "first.log"
-    process = start(run_dir, log)
-    deadline = time.monotonic() + 400
-    while len(iterations_logged(run_dir)) < 5:
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.05)
-    actors = actors_shown(log.read_text())
-    os.killpg(process.pid, signal.SIGINT)  # what a terminal does at ctrl-C
-    first_exit = process.wait(60)
-    again = start(run_dir, folder / "second.log")
-    second_exit = again.wait(400)
-    return Demo(run_dir, first_exit, log.read_text(), second_exit, (folder / "second.log").read_text(), actors)
+    run_dir = tmp_path_factory.mktemp("demo") / "run"
+    first = start(run_dir, "first.log")
+    first.wait_until(lambda: len(iterations_logged(run_dir)) >= 1)
+    actors = actors_shown(first.output)
+    first.wait_until(lambda: len(iterations_logged(run_dir)) >= 5)
+    first_exit = first.end_by(signal.SIGINT)  # what a terminal does at ctrl-C
+    second = start(run_dir, "second.log")
+    return Demo(run_dir, first_exit, first.output, second.exit_code(), second.output, actors)
 
 
 def test_ctrl_c_is_an_interruption_and_not_an_accident(demo: Demo) -> None:
