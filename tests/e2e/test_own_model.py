@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -23,11 +22,12 @@ from transformers import (
 )
 
 from rlaif_ray.toyworld.models import model_path
+from tests.rlaif_command import Command
 from tests.vllm_server import vllm_server
 
 ROOT = Path(__file__).parents[2]
 KEY_VARIABLE = "RLAIF_OWN_MODEL_KEY"
-KEY = "sk-own-model-51d3c07b"
+KEY = os.environ[KEY_VARIABLE]
 WORDS = ["storm", "vote", "strike", "parade", "fair", "rain", "bridge", "trial"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}<{{ message.role }}> {{ message.content }} <end> {% endfor %}"
@@ -91,14 +91,23 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Run:
+    directory: Path
+    arguments: tuple[str, ...]  # of the command that made it
+    ray_address: str
+
+    def start(self, log: Path, *more: str) -> Command:
+        return Command.start(*self.arguments, *more, log=log, ray_address=self.ray_address)
+
+
 @pytest.fixture(scope="module")
 def finished(
-    tmp_path_factory: pytest.TempPathFactory, judge_url: str, model: Path, prompts: Path
-) -> tuple[Path, list[str]]:
-    """A run's directory and the command that made it."""
+    tmp_path_factory: pytest.TempPathFactory, ray_address: str, judge_url: str, model: Path, prompts: Path
+) -> Run:
     run_dir = tmp_path_factory.mktemp("runs") / "own"
-    command = [
-        *(sys.executable, "-m", "rlaif_ray", "run", str(ROOT / "scripts" / "configs" / "own_model.yaml")),
+    arguments = [
+        *("run", str(ROOT / "scripts" / "configs" / "own_model.yaml")),
         *(f"policy.model={model}", f"prompts.path={prompts}", f"run_dir={run_dir}"),
         *(f"judge.base_url={judge_url}", "judge.model=toy-judge", f"judge.api_key_env={KEY_VARIABLE}"),
         *("judge.price.input=0.5", "judge.price.output=1.0"),
@@ -109,28 +118,20 @@ def finished(
         *("ppo.iterations=2", "ppo.prompts_per_iteration=16", "ppo.minibatch_size=8", "ppo.learning_rate=1e-4"),
     ]
     for pool in ("sft.resources", "reward.resources", "reward.actors", "rollout.resources", "learner.resources"):
-        command.append(f"{pool}.cpus=0.1")
-    done = subprocess.run(
-        command,
-        cwd=run_dir.parent,
-        env=os.environ | {KEY_VARIABLE: KEY},
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return run_dir, command
+        arguments.append(f"{pool}.cpus=0.1")
+    run = Run(run_dir, tuple(arguments), ray_address)
+    run.start(run_dir.parent / "log").finished()
+    return run
 
 
-def test_the_summary_names_its_instrument_and_invents_nothing(finished: tuple[Path, list[str]]) -> None:
-    summary = json.loads((finished[0] / "summary.json").read_text())
+def test_the_summary_names_its_instrument_and_invents_nothing(finished: Run) -> None:
+    summary = json.loads((finished.directory / "summary.json").read_text())
     assert summary["policy"]["win_rate_judge"] == "toy-judge (the judge that trained it)"
     assert 0 <= summary["policy"]["win_rate"] <= 1
     assert summary["labeler"]["alignment"] is None, "nobody knows gold here"
     assert summary["labeler"]["calls"] > 0
     spent = summary["labeler"]["cost_usd"]
-    rows = pq.read_table(finished[0] / "judgements" / "judgements.parquet").to_pylist()
+    rows = pq.read_table(finished.directory / "judgements" / "judgements.parquet").to_pylist()
     collected = sum(row["cost_usd"] for row in rows if not row["cache_hit"])
     assert spent > collected > 0, "the evaluation's calls cost too"
     tokens = sum(row["prompt_tokens"] for row in rows if not row["cache_hit"])
@@ -139,8 +140,8 @@ def test_the_summary_names_its_instrument_and_invents_nothing(finished: tuple[Pa
     assert summary["reward"]["accuracy_against"] == "judge"
 
 
-def test_prompts_keep_their_form_in_the_preferences(finished: tuple[Path, list[str]]) -> None:
-    rows = pq.read_table(finished[0] / "preferences" / "preferences.parquet").to_pylist()
+def test_prompts_keep_their_form_in_the_preferences(finished: Run) -> None:
+    rows = pq.read_table(finished.directory / "preferences" / "preferences.parquet").to_pylist()
     assert rows
     assert {row["judge"] for row in rows} == {"toy-judge"}
     roles = {tuple(message["role"] for message in row["prompt"]) for row in rows}
@@ -149,16 +150,16 @@ def test_prompts_keep_their_form_in_the_preferences(finished: tuple[Path, list[s
     assert all(row["chosen"][0]["role"] == "assistant" for row in rows)
 
 
-def test_either_stop_token_ends_an_answer_and_is_part_of_it(finished: tuple[Path, list[str]]) -> None:
-    rows = pq.read_table(finished[0] / "samples" / "collect.parquet").to_pylist()
+def test_either_stop_token_ends_an_answer_and_is_part_of_it(finished: Run) -> None:
+    rows = pq.read_table(finished.directory / "samples" / "collect.parquet").to_pylist()
     stopped = [row for row in rows if row["finish_reason"] == "stop"]
     assert {row["answer_tokens"][-1] for row in stopped} == {1, 2}
     assert all(not {1, 2} & set(row["answer_tokens"][:-1]) for row in rows)
     assert all("<" not in row["answer"] for row in rows)
 
 
-def test_the_models_load_where_users_will_load_them(finished: tuple[Path, list[str]]) -> None:
-    models_directory = finished[0] / "models"
+def test_the_models_load_where_users_will_load_them(finished: Run) -> None:
+    models_directory = finished.directory / "models"
     policy = AutoModelForCausalLM.from_pretrained(models_directory / "policy")
     assert policy.generation_config.eos_token_id == [1, 2]
     assert AutoTokenizer.from_pretrained(models_directory / "policy").chat_template == CHAT_TEMPLATE
@@ -167,32 +168,23 @@ def test_the_models_load_where_users_will_load_them(finished: tuple[Path, list[s
     assert reward.config.pad_token_id is not None
 
 
-def test_the_key_is_nowhere(finished: tuple[Path, list[str]]) -> None:
-    for path in finished[0].rglob("*"):
+def test_the_key_is_nowhere(finished: Run) -> None:
+    for path in finished.directory.rglob("*"):
         if path.is_file():
             assert KEY.encode() not in path.read_bytes(), path
 
 
-def test_a_finished_run_only_shows_its_summary(finished: tuple[Path, list[str]]) -> None:
-    run_dir, command = finished
-    before = (run_dir / "summary.json").stat().st_mtime_ns
-    again = subprocess.run(
-        command, cwd=run_dir.parent, env=os.environ | {KEY_VARIABLE: KEY}, capture_output=True, text=True, check=True
-    )
-    assert "This run is finished. To start afresh" in again.stdout
-    assert (run_dir / "summary.json").stat().st_mtime_ns == before
+def test_a_finished_run_only_shows_its_summary(finished: Run, tmp_path: Path) -> None:
+    before = (finished.directory / "summary.json").stat().st_mtime_ns
+    assert "This run is finished. To start afresh" in finished.start(tmp_path / "log").finished()
+    assert (finished.directory / "summary.json").stat().st_mtime_ns == before
 
 
-def test_a_missing_key_is_one_sentence(finished: tuple[Path, list[str]], tmp_path: Path) -> None:
-    run_dir, command = finished
-    arguments = [f"run_dir={tmp_path / 'other'}" if part.startswith("run_dir=") else part for part in command]
-    environment = {name: value for name, value in os.environ.items() if name != KEY_VARIABLE}
-    done = subprocess.run(
-        arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 2
-    last = done.stderr.strip().splitlines()[-1]
-    assert KEY_VARIABLE in last
+def test_a_missing_key_is_one_sentence(finished: Run, tmp_path: Path) -> None:
+    other = ("judge.api_key_env=RLAIF_NO_SUCH_KEY", f"run_dir={tmp_path / 'other'}")
+    command = finished.start(tmp_path / "log", *other)
+    assert command.exit_code() == 2
+    last = command.output.strip().splitlines()[-1]
+    assert "RLAIF_NO_SUCH_KEY" in last
     assert "judge.api_key_env" in last
-    assert "Traceback" not in done.stderr
-    assert run_dir.exists()
+    assert "Traceback" not in command.output
