@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 from transformers import AutoModelForCausalLM
 
 from rlaif_ray import metrics
-from rlaif_ray.metrics import MetricsLog, MetricsRow
 from rlaif_ray.preferences.dataset import read_preferences
 from rlaif_ray.weights import fingerprint_of, read_weights
+from tests.rlaif_command import Command, logged
 
-ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "rlaif_ray", "run", str(ROOT / "scripts" / "configs" / "dpo.yaml")]
-PATIENCE_S = 500
+RECIPE = Path(__file__).parents[2] / "scripts" / "configs" / "dpo.yaml"
 PAIRS = 2000
 SMALL = [
     *("prompts.limit=600", "prompts.held_out=60", "sft.limit=1500", "sft.epochs=1"),
@@ -27,39 +21,23 @@ SMALL = [
 ]
 
 
-def start(run_dir: Path, log: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [*COMMAND, f"run_dir={run_dir}", *SMALL],
-        cwd=run_dir.parent,
-        stdout=log.open("wb"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-
-
-def logged(run_dir: Path) -> list[MetricsRow]:
-    path = run_dir / "metrics.jsonl"
-    return [row for row in MetricsLog(path).read() if row.stage == metrics.DPO] if path.exists() else []
+def start(run_dir: Path) -> Command:
+    """With a Ray of its own, which is killed as well."""
+    return Command.start("run", str(RECIPE), f"run_dir={run_dir}", *SMALL, log=run_dir.parent / "log")
 
 
 def test_a_killed_run_goes_on_and_needs_neither_judge_nor_reward_model(tmp_path: Path) -> None:
-    run_dir, logs = tmp_path / "run", [tmp_path / "first.log", tmp_path / "second.log"]
-    first = start(run_dir, logs[0])
-    deadline = time.monotonic() + PATIENCE_S
-    while len(logged(run_dir)) < 5:
-        assert first.poll() is None, logs[0].read_text()
-        assert time.monotonic() < deadline, logs[0].read_text()
-        time.sleep(0.05)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
+    run_dir = tmp_path / "run"
+    command = start(run_dir)
+    command.wait_until(lambda: len(logged(run_dir, metrics.DPO)) >= 5)
+    command.end_by(signal.SIGKILL)
     assert not (run_dir / "models" / "policy").exists()
 
-    assert start(run_dir, logs[1]).wait(PATIENCE_S) == 0, logs[1].read_text()
-    said = logs[1].read_text()
+    said = start(run_dir).finished()
     assert "[1/4] sft: done before" in said
     assert "[2/4] dpo: the policy learns from preferences" in said
 
-    rows = logged(run_dir)
+    rows = logged(run_dir, metrics.DPO)
     assert [row.step for row in rows] == list(range(1, rows[0].total + 1))
     assert rows[-1].values[metrics.HELD_OUT_ACCURACY] > 0.6
     kept = read_preferences(run_dir / "preferences" / "preferences.parquet")
