@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -22,13 +18,11 @@ from transformers import AutoModelForCausalLM
 
 from rlaif_ray import metrics
 from rlaif_ray.judge.ledger import Ledger
-from rlaif_ray.metrics import MetricsLog, MetricsRow
+from rlaif_ray.metrics import MetricsRow
+from tests.rlaif_command import Command, logged
 
-ROOT = Path(__file__).parents[2]
-RECIPE = ROOT / "scripts" / "configs" / "direct_feedback.yaml"
-COMMAND = [sys.executable, "-m", "rlaif_ray", "run", str(RECIPE)]
+RECIPE = Path(__file__).parents[2] / "scripts" / "configs" / "direct_feedback.yaml"
 ITERATIONS = 6
-PATIENCE_S = 500
 SMALL = [
     *("prompts.limit=600", "prompts.held_out=60", "sft.limit=1500", "sft.epochs=1"),
     *(f"ppo.iterations={ITERATIONS}", "ppo.prompts_per_iteration=8", "ppo.answers_per_prompt=3"),
@@ -38,23 +32,20 @@ SMALL = [
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory and the overrides of its command."""
+    """One run directory, the overrides of its command, and the Ray that it joins."""
 
     directory: Path
     overrides: tuple[str, ...]
+    ray_address: str
 
-    def start(self, log: Path, *more: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [*COMMAND, f"run_dir={self.directory}", *SMALL, *self.overrides, *more],
-            cwd=self.directory.parent,
-            stdout=log.open("wb"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+    def start(self, log: str, *more: str) -> Command:
+        overrides = (f"run_dir={self.directory}", *SMALL, *self.overrides, *more)
+        return Command.start(
+            "run", str(RECIPE), *overrides, log=self.directory.parent / log, ray_address=self.ray_address
         )
 
     def rows(self, stage: str) -> list[MetricsRow]:
-        path = self.directory / "metrics.jsonl"
-        return [row for row in MetricsLog(path).read() if row.stage == stage] if path.exists() else []
+        return logged(self.directory, stage)
 
     def iterations(self) -> list[int]:
         return [row.step for row in self.rows(metrics.PPO)]
@@ -82,7 +73,7 @@ def charged(bill: Sequence[BillLine]) -> Counter[str]:
 
 
 @pytest.fixture(scope="module")
-def scored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scored]:
+def scored(tmp_path_factory: pytest.TempPathFactory, ray_address: str) -> Iterator[Scored]:
     """The budget of the first command buys between one and five iterations of 24 answers, at about 200 tokens of a
     tenth of a cent each. Nothing is checkpointed but where a run is stopped, and at its end."""
     folder = tmp_path_factory.mktemp("scored")
@@ -97,28 +88,25 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scored]:
                 *("judge.price={input: 1000, output: 1000}", "judge.max_concurrency=8", "judge.actors.cpus=0.1"),
                 "ppo.checkpoint_every=1000",
             ),
+            ray_address,
         )
-        logs = [folder / f"{number}.log" for number in range(3)]
-        first = run.start(logs[0], "judge.budget_usd=18").wait(PATIENCE_S)
+        first = run.start("1.log", "judge.budget_usd=18")
+        stopped = first.exit_code()
         stopped_at, first_bill = run.iterations(), server.bill()
 
-        second = run.start(logs[1], "judge.budget_usd=1000")
-        deadline = time.monotonic() + PATIENCE_S
-        while len(run.iterations()) < len(stopped_at) + 1:
-            assert second.poll() is None, logs[1].read_text()
-            assert time.monotonic() < deadline, logs[1].read_text()
-            time.sleep(0.02)
-        os.killpg(second.pid, signal.SIGKILL)
-        second.wait(60)
+        second = run.start("2.log", "judge.budget_usd=1000")
+        second.wait_until(lambda: len(run.iterations()) > len(stopped_at))
+        killed = second.end_by(signal.SIGKILL)
         killed_at, second_bill = run.iterations(), server.bill()
 
-        third = run.start(logs[2], "judge.budget_usd=1000").wait(PATIENCE_S)
+        third = run.start("3.log", "judge.budget_usd=1000")
+        ended = third.exit_code()
         with closing(Ledger(run.directory / "ledger.sqlite", lock_patience_s=30)) as ledger:
             ambiguous = len(ledger.ambiguous())
         yield Scored(
             run,
-            (first, second.returncode, third),
-            tuple(log.read_text() for log in logs),  # type: ignore[arg-type]
+            (stopped, killed, ended),
+            (first.output, second.output, third.output),
             (stopped_at, killed_at),
             (first_bill, second_bill, server.bill()),
             ambiguous,
@@ -185,7 +173,7 @@ def test_the_watch_sees_that_the_judge_agrees_with_itself(scored: Scored) -> Non
         assert math.isnan(correlation) or correlation == pytest.approx(1.0)
 
 
-def test_siblings_and_a_rule_add_up_in_the_toy_world(tmp_path: Path) -> None:
+def test_siblings_and_a_rule_add_up_in_the_toy_world(ray_address: str, tmp_path: Path) -> None:
     (tmp_path / "rules.py").write_text(
         "def brief(prompt, answer, reference):\n    return -0.1 * len(answer.split())\n"
         "def even(prompt, answer, reference):\n    return 1.0 if len(answer.split()) % 2 == 0 else None\n"
@@ -194,9 +182,8 @@ def test_siblings_and_a_rule_add_up_in_the_toy_world(tmp_path: Path) -> None:
         "[{kind: judge_pairs}, {kind: rule, function: 'rules.py:brief', weight: 0.5}, "
         "{kind: rule, function: 'rules.py:even', weight: 0}]"
     )
-    run = Run(tmp_path / "run", (f"reward.mix={mix}", "ppo.iterations=2"))
-    log = tmp_path / "log"
-    assert run.start(log).wait(PATIENCE_S) == 0, log.read_text()
+    run = Run(tmp_path / "run", (f"reward.mix={mix}", "ppo.iterations=2"), ray_address)
+    run.start("log").finished()
     rows = run.rows(metrics.PPO)
     assert len(rows) == 2
     for row in rows:
