@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -158,37 +159,27 @@ def load_examples(name: str) -> tuple[Example, ...]:
 
 def load_criteria(name: str) -> tuple[str, ...]:
     """Plain sentences that say what to weigh."""
-    path, criteria = _load(name, "judge.criteria", "criteria", Sentence)
-    _refuse_repetition(path, "text", criteria)
-    return criteria
+    return _load_distinct(name, "judge.criteria", "criteria", Sentence, "text", str)
 
 
 def load_rubric(name: str) -> tuple[Criterion, ...]:
     """Criteria with levels."""
-    path, rubric = _load(name, "judge.rubric", "rubric", Criterion)
-    _refuse_repetition(path, "name", [criterion.name for criterion in rubric])
-    return rubric
+    return _load_distinct(name, "judge.rubric", "rubric", Criterion, "name", attrgetter("name"))
 
 
 def load_principles(name: str) -> tuple[Principle, ...]:
     """A constitution to judge by."""
-    path, principles = _load(name, "judge.principles", "principles", Principle)
-    _refuse_repetition(path, "id", [principle.id for principle in principles])
-    return principles
+    return _load_distinct(name, "judge.principles", "principles", Principle, "id", attrgetter("id"))
 
 
 def load_constitution(name: str) -> tuple[RevisingPrinciple, ...]:
     """A constitution to revise by: every principle has both of its requests."""
-    path, principles = _load(name, "constitution.principles", "principles", RevisingPrinciple)
-    _refuse_repetition(path, "id", [principle.id for principle in principles])
-    return principles
+    return _load_distinct(name, "constitution.principles", "principles", RevisingPrinciple, "id", attrgetter("id"))
 
 
 def load_revision_examples(name: str) -> tuple[RevisionExample, ...]:
     """Worked critiques and revisions, to be shown in their order."""
-    path, examples = _load(name, "constitution.examples", "revisions", RevisionExample)
-    _refuse_repetition(path, "prompt", [example.prompt for example in examples])
-    return examples
+    return _load_distinct(name, "constitution.examples", "revisions", RevisionExample, "prompt", attrgetter("prompt"))
 
 
 T = TypeVar("T")
@@ -232,6 +223,11 @@ def _load(name: str, key: str, shipped: str, kind: type[T]) -> tuple[Path, tuple
     return path, tuple(right.values())
 
 
-def _refuse_repetition(path: Path, what: str, values: Sequence[str]) -> None:
-    for sentence in repetitions(what, dict(enumerate(values, start=1))):
+def _load_distinct(
+    name: str, key: str, shipped: str, kind: type[T], what: str, identity: Callable[[T], str]
+) -> tuple[T, ...]:
+    """Items of which no two have the same identity, called `what` in the file."""
+    path, items = _load(name, key, shipped, kind)
+    for sentence in repetitions(what, dict(enumerate(map(identity, items), start=1))):
         raise UserError(f"{path}, {sentence}")
+    return items

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from rlaif_ray.pipeline.comparing import compared, one_answer_each, pairs_of
 from rlaif_ray.pipeline.context import Round, RunContext
 from rlaif_ray.pipeline.steps import Evaluated
 from rlaif_ray.prompts import conduct_of
-from rlaif_ray.records import Prompt
+from rlaif_ray.records import Pair, Prompt
 from rlaif_ray.report.summary import ConductSummary, PolicyName
 from rlaif_ray.samples import Sample, read_samples
 
@@ -40,8 +40,10 @@ async def evaluate(context: RunContext, round: Round) -> Evaluated:
     conduct: Mapping[PolicyName, ConductSummary] = {}
     if context.config.constitution is not None:
         initial = read_samples(context.run.samples("initial"))
-        conduct = _conduct(context, prompts, {"initial": initial, "sft": before, "policy": after})
-        await _judge_by_principles(context, round, prompts, before, after)
+        red_team = {prompt.id for prompt in context.red_team.held_out}
+        conduct = _conduct(context, prompts, red_team, {"initial": initial, "sft": before, "policy": after})
+        pairs = pairs_of(prompts, before, after)
+        await _judge_by_principles(context, round, [pair for pair in pairs if pair.prompt.id in red_team])
     return Evaluated(
         policy=summary.model_copy(update={"judge_cost_usd": await context.evaluation_spent_usd()}),
         conduct=conduct,
@@ -50,11 +52,13 @@ async def evaluate(context: RunContext, round: Round) -> Evaluated:
 
 
 def _conduct(
-    context: RunContext, prompts: Sequence[Prompt], answers: Mapping[PolicyName, Sequence[Sample]]
+    context: RunContext,
+    prompts: Sequence[Prompt],
+    red_team: Collection[str],
+    answers: Mapping[PolicyName, Sequence[Sample]],
 ) -> dict[PolicyName, ConductSummary]:
     """How each model answers the prompts of both kinds."""
     assert context.config.constitution is not None
-    red_team = {prompt.id for prompt in context.red_team.held_out}
     gold = conduct_of(context.config.constitution.prompts)
     return {
         name: conduct_summary(
@@ -64,14 +68,9 @@ def _conduct(
     }
 
 
-async def _judge_by_principles(
-    context: RunContext, round: Round, prompts: Sequence[Prompt], before: Sequence[Sample], after: Sequence[Sample]
-) -> None:
-    """What the judge of training holds of both answers to each red-team prompt, by a principle drawn for the pair."""
+async def _judge_by_principles(context: RunContext, round: Round, pairs: Sequence[Pair]) -> None:
+    """What the judge of training holds of both answers, by a principle drawn for each pair."""
     if context.config.judge.principles is None:
         return
-    red_team = {prompt.id for prompt in context.red_team.held_out}
-    rows = [row for row, prompt in enumerate(prompts) if prompt.id in red_team]
-    pairs = pairs_of([prompts[row] for row in rows], [before[row] for row in rows], [after[row] for row in rows])
     preferences = await label_where_answers_differ(lambda asked: context.label(asked, round.named("principles")), pairs)
     write_principle_verdicts(round.directory.samples("principles"), pairs, preferences)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import argparse
 import shutil
 import statistics
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from rlaif_ray.report.summary import Summary, read_summary
+from scripts.benchmarks.commands import rlaif
 
 _CONFIG = Path(__file__).parents[2] / "rlaif_ray" / "toyworld" / "demo.yaml"
 _IN_GROUPS = ("ppo.prompts_per_iteration=32", "ppo.answers_per_prompt=4")
@@ -50,7 +49,7 @@ def main() -> None:
     for seed in range(arguments.seeds):
         directory = arguments.directory / f"seed{seed}"
         for stage in ("sft", "collect", "fit-reward"):
-            _rlaif(stage, directory / "base", seed)
+            rlaif(stage, _CONFIG, directory / "base", f"seed={seed}")
         for name in arguments.only:
             found[name].append(_finished(directory, name, seed))
             print(f"seed {seed}, {name}: {found[name][-1].policy}", flush=True)
@@ -82,15 +81,8 @@ def _finished(directory: Path, name: str, seed: int) -> Summary:
         shutil.copytree(directory / "base", unfinished := directory / ".copy", dirs_exist_ok=True)
         (unfinished / "config.yaml").unlink()  # the variant's own takes its place
         unfinished.rename(run)
-    _rlaif("run", run, seed, *VARIANTS[name])
+    rlaif("run", _CONFIG, run, f"seed={seed}", *VARIANTS[name])
     return read_summary(run)
-
-
-def _rlaif(command: str, run: Path, seed: int, *overrides: str) -> None:
-    words = [sys.executable, "-m", "rlaif_ray", command, str(_CONFIG), f"run_dir={run}", f"seed={seed}", *overrides]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ over the seeds, and writes them with a plot to DIR. The same command again goes 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +26,7 @@ from rlaif_ray.prompts import conduct_of, read_prompts, sample_requests
 from rlaif_ray.records import Chain, Estimate, Prompt, WeightVersion
 from rlaif_ray.rundir import RunDirectory, write_atomically
 from rlaif_ray.weights import fingerprint_of, read_weights
+from scripts.benchmarks.commands import rlaif
 from scripts.benchmarks.soft_labels import interval
 
 _CONFIG: Final = Path(__file__).parents[1] / "configs" / "constitutional.yaml"
@@ -113,9 +112,10 @@ def _made(directory: Path, seed: int, overrides: Sequence[str]) -> dict[str, Pat
     """Model directories, in the order of the tables."""
     whole = directory / "whole"
     given = [f"seed={seed}", *overrides]
-    _rlaif("run", whole, *given)
+    rlaif("run", _CONFIG, whole, *given)
     helpful = directory / "helpful"
-    _rlaif("sft", helpful, "constitution=null", *given)
+    rlaif("sft", _CONFIG, helpful, "constitution=null", *given)
+    print(f"{directory}: its models are there", flush=True)
     return {
         "given": whole / "models" / "initial",
         "SFT, helpful alone": helpful / "models" / "sft",
@@ -228,14 +228,6 @@ def _draw(seeds: Sequence[Seed], path: Path) -> None:
     )
     figure.update_yaxes(tickformat=".0%", range=[0, 1])
     figure.write_html(path)
-
-
-def _rlaif(command: str, run: Path, *overrides: str) -> None:
-    words = [sys.executable, "-m", "rlaif_ray", command, str(_CONFIG), f"run_dir={run}", *overrides]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-    print(f"{run}: {command} is done", flush=True)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,15 @@ class Pool:
     def ask(self, *requests: int) -> Any:
         return self.dispatcher.call.remote("answer", len(requests), (requests,), self.version)
 
+    def hold(self) -> None:
+        """From here on nobody is answered."""
+        for held in self.held:
+            held.touch()
+
+    def let_go(self) -> None:
+        for held in self.held:
+            held.unlink()
+
     async def states(self) -> list[ReplicaState]:
         return list(await self.dispatcher.states.remote())
 
@@ -93,6 +102,10 @@ class Pool:
         while (seen := (await self.states())[number]) != replace(seen, **state):
             assert time.monotonic() < deadline, seen
             await asyncio.sleep(0.02)
+
+    async def until_both(self, **state: object) -> None:
+        for number in range(2):
+            await self.until(number, **state)
 
     async def pid(self, number: int) -> int:
         return int(await self.replicas[number].__ray_call__.remote(lambda _: os.getpid()))
@@ -115,16 +128,13 @@ async def test_what_a_killed_replica_had_is_answered_by_the_other_and_it_comes_b
     pool: Pool,
 ) -> None:
     pool.start()
-    for number in range(2):
-        await pool.until(number, serves=True)
+    await pool.until_both(serves=True)
     assert await pool.load(7) == 2
     pids = [await pool.pid(0), await pool.pid(1)]
-    for held in pool.held:
-        held.touch()
+    pool.hold()
     pool.shut[1].touch()  # the one that takes its place takes long to start
     shares = [pool.ask(1, 2, 3), pool.ask(4, 5, 6)]
-    for number in range(2):
-        await pool.until(number, pending=3)
+    await pool.until_both(pending=3)
     pool.held[0].unlink()
     assert await shares[0] == [(request, pids[0], 7) for request in (1, 2, 3)]
     os.kill(pids[1], signal.SIGKILL)
@@ -159,20 +169,16 @@ async def test_a_run_begins_with_enough_and_who_comes_later_has_the_wanted_versi
 
 async def test_requests_wait_where_nobody_is_left(pool: Pool) -> None:
     pool.start()
-    for number in range(2):
-        await pool.until(number, serves=True)
+    await pool.until_both(serves=True)
     await pool.load(1)
-    for held in pool.held:
-        held.touch()
+    pool.hold()
     shares = [pool.ask(1), pool.ask(2)]
-    for number in range(2):
-        await pool.until(number, pending=1)
+    await pool.until_both(pending=1)
     old = {await pool.pid(0), await pool.pid(1)}
     for pid in old:
         os.kill(pid, signal.SIGKILL)
-    for number in range(2):
-        await pool.until(number, losses=1)
-        pool.held[number].unlink()
+    await pool.until_both(losses=1)
+    pool.let_go()
     answers = [answer for share in shares for answer in await share]
     assert [(request, version) for request, _, version in answers] == [(1, 1), (2, 1)]
     assert old.isdisjoint(pid for _, pid, _ in answers)
@@ -195,32 +201,25 @@ async def test_a_replica_that_does_not_prove_its_weights_is_an_error_for_all(poo
 async def test_what_is_lost_after_new_weights_came_is_drawn_by_those(pool: Pool) -> None:
     """Where batches are drawn ahead, the others serve the newer weights by then."""
     pool.start()
-    for number in range(2):
-        await pool.until(number, serves=True)
+    await pool.until_both(serves=True)
     await pool.load(1)
-    for held in pool.held:
-        held.touch()
+    pool.hold()
     shares = [pool.ask(1), pool.ask(2)]
-    for number in range(2):
-        await pool.until(number, pending=1)
+    await pool.until_both(pending=1)
     await pool.load(2)
     os.kill(await pool.pid(1), signal.SIGKILL)
-    for held in pool.held:
-        held.unlink()
+    pool.let_go()
     answers = [answer for share in shares for answer in await share]
     assert [(request, version) for request, _, version in answers] == [(1, 2), (2, 2)]
 
 
 async def test_a_dispatcher_that_is_killed_loses_nothing(pool: Pool) -> None:
     pool.start()
-    for number in range(2):
-        await pool.until(number, serves=True)
+    await pool.until_both(serves=True)
     await pool.load(4)
-    for held in pool.held:
-        held.touch()
+    pool.hold()
     share = pool.ask(1, 2)
     assert not ray.wait([share], timeout=0)[0]
     os.kill(int(await pool.dispatcher.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
-    for held in pool.held:
-        held.unlink()
+    pool.let_go()
     assert [(request, version) for request, _, version in await share] == [(1, 4), (2, 4)]

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-os.environ["RAY_AUTH_MODE"] = "disabled"
 
 import numpy as np
 import pytest
@@ -32,13 +28,6 @@ pytestmark = [
 ]
 
 SHARE = 0.4
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    ray.init(address="local", include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def taken() -> float:

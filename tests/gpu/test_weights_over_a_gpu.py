@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-os.environ["RAY_AUTH_MODE"] = "disabled"
 
 import numpy as np
 import pytest
@@ -61,13 +58,6 @@ class Rank:
 
     def send_weights(self, replicas: list[Any]) -> None:
         self._sender.send(replicas)
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    ray.init(address="local", include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.mark.parametrize("transfer", ["ipc", "nccl"])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlaif_ray import metrics
-from rlaif_ray.metrics import METRICS, MetricsRow
+from rlaif_ray.metrics import METRICS, MetricsRow, family_of
 from rlaif_ray.report.figures.panel import BAND, FIRST, FOURTH, QUIET, SECOND, THIRD, Figure
 
 
@@ -133,18 +133,12 @@ def _panels(
     """A panel for each title of which something was logged, and the names of what they show."""
     panels, shown = [], []
     for title, families in wanted:
-        present = [name for family in families for name in log.names if family in (name, _family(name))]
+        present = [name for family in families for name in log.names if family in (name, family_of(name)[0])]
         # A reward of one part is that part.
         if len(present) > (metrics.REWARD_PART_MEAN in families):
             panels.append(_curve(log, title, present, marks))
             shown += present
     return panels, shown
-
-
-def _family(name: str) -> str:
-    """What `METRICS` calls one of a family of metrics, such as `reward/{}`; without a family, the name itself."""
-    family, slash, _ = name.partition("/")
-    return f"{family}/{{}}" if slash else name
 
 
 def _round_end(step: int) -> dict[str, Any]:
@@ -174,7 +168,7 @@ def _curve(log: _Log, title: str, names: Sequence[str], marks: Sequence[Mapping[
                     "marker": {"size": 5},
                 }
             )
-    known = METRICS.get(_family(names[0]))
+    known = METRICS.get(family_of(names[0])[0])
     note = known.meaning[0].upper() + known.meaning[1:] if known else ""
     note += f" ({known.unit})" if known and known.unit else ""
     note += "; paler: the ensemble's other models" if len(log.members) > 1 else ""
