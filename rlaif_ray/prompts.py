@@ -50,8 +50,8 @@ class PromptSplit:
         return PromptSplit(self.train, self.held_out[count:], self.held_out[:count])
 
 
-def read_prompts(config: PromptsConfig, seed: int) -> PromptSplit:
-    """The source's distinct prompts, split by a seeded shuffle.
+def read_prompts(config: PromptsConfig, seed: int, key: str = "prompts") -> PromptSplit:
+    """The distinct prompts of the source that `key` of the config tells of, split by a seeded shuffle.
 
     Raises UserError naming the file and the line, or the key.
     """
@@ -60,13 +60,13 @@ def read_prompts(config: PromptsConfig, seed: int) -> PromptSplit:
         if config.reference is not None:
             prompts = source.with_references(prompts, seed)
     else:
-        rows = itertools.islice(open_rows(config.path, "prompts.path"), config.limit)
+        rows = itertools.islice(open_rows(config.path, f"{key}.path"), config.limit)
         prompts = [_prompt(row, config, where) for where, row in rows]
     distinct = list({prompt.content: prompt for prompt in prompts}.values())
     held_out = config.held_out if config.held_out is not None else min(1000, len(distinct) // 5)
     if held_out < 1 or held_out >= len(distinct):
         raise UserError(
-            f"prompts.held_out={held_out} of {len(distinct)} distinct prompts in {config.path} leaves none to "
+            f"{key}.held_out={held_out} of {len(distinct)} distinct prompts in {config.path} leaves none to "
             f"{'evaluate' if held_out < 1 else 'train'} on; "
             + ("give more prompts" if len(distinct) < 2 else f"set it between 1 and {len(distinct) - 1}")
         )

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rlaif_ray.config import JudgeConfig, RunConfig, Stopped, UserError
+from rlaif_ray.config import JudgeConfig, PromptsConfig, RunConfig, Stopped, UserError
 from rlaif_ray.console import Console
 from rlaif_ray.judge.offline import prices_of
 from rlaif_ray.labelling import over_budget_stop
@@ -84,13 +84,13 @@ class RunContext:
         constitution = self.config.constitution
         if constitution is None:
             return PromptSplit(train=(), held_out=())
-        return self._fitting(read_prompts(constitution.prompts, self.config.seed), "constitution.prompts")
+        return self._fitting(constitution.prompts, "constitution.prompts")
 
     @cached_property
     def prompts(self) -> PromptSplit:
         """What the policy is trained and evaluated on: the source's prompts that are no longer than the policy takes,
         and the red-team prompts beside them."""
-        split = self._fitting(read_prompts(self.config.prompts, self.config.seed), "prompts")
+        split = self._fitting(self.config.prompts, "prompts")
         if self.config.constitution is not None:
             split = _joined(split, self.red_team, self.config.seed)
         validates = self.config.ppo.evaluate_every is not None
@@ -101,8 +101,9 @@ class RunContext:
         """Those whose answers are compared to learn preferences: red-team prompts, where there is a constitution."""
         return self.prompts.train if self.config.constitution is None else self.red_team.train
 
-    def _fitting(self, split: PromptSplit, key: str) -> PromptSplit:
-        """Those that are no longer than the policy takes."""
+    def _fitting(self, source: PromptsConfig, key: str) -> PromptSplit:
+        """The source's prompts that are no longer than the policy takes."""
+        split = read_prompts(source, self.config.seed, key)
         limit, tokenizer = self.config.policy.max_prompt_tokens, self._prompts_tokenizer
 
         def fitting(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:

@@ -107,6 +107,14 @@ def test_a_split_that_leaves_nothing_is_refused(tmp_path: Path) -> None:
         read_prompts(PromptsConfig(path=str(path), held_out=4), seed=0)
 
 
+def test_errors_name_the_key_of_the_source(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "p.jsonl", [{"prompt": "a"}, {"prompt": "b"}])
+    with pytest.raises(UserError, match=r"^constitution\.prompts\.held_out=2 of 2"):
+        read_prompts(PromptsConfig(path=str(path), held_out=2), seed=0, key="constitution.prompts")
+    with pytest.raises(UserError, match=r"^constitution\.prompts\.path"):
+        read_prompts(PromptsConfig(path=str(tmp_path / "none.jsonl")), seed=0, key="constitution.prompts")
+
+
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
