@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ import jsonschema
 import pytest
 import yaml
 from ray import autoscaler
+from ray.autoscaler._private.kuberay.autoscaling_config import _get_ray_resources_from_group_spec
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from rlaif_ray.config import load_config
+from rlaif_ray.doctor.examination import Node, obstacles
+from rlaif_ray.doctor.plan import actor_plan
+from rlaif_ray.doctor.reservations import Bundle
 
 REPOSITORY = Path(__file__).parents[2]
 CLUSTER = REPOSITORY / "cluster"
@@ -35,6 +40,22 @@ def pods() -> dict[str, Any]:
     spec = ray_cluster()
     groups = {group["groupName"]: group["template"]["spec"] for group in spec["workerGroupSpecs"]}
     return {"head": spec["headGroupSpec"]["template"]["spec"], **groups}
+
+
+def workers_on_aws() -> dict[str, Node]:
+    types = document("aws.yaml")["available_node_types"]
+    return {name: node_of(name, types[name]["resources"]) for name in types if name != "head"}
+
+
+def workers_on_kubernetes() -> dict[str, Node]:
+    """As Ray's autoscaler reads the groups."""
+    groups = {group["groupName"]: group for group in ray_cluster()["workerGroupSpecs"]}
+    return {name: node_of(name, _get_ray_resources_from_group_spec(group, False)) for name, group in groups.items()}
+
+
+def node_of(name: str, resources: dict[str, float]) -> Node:
+    custom = {key: amount for key, amount in resources.items() if key not in ("CPU", "GPU", "memory")}
+    return Node(name, resources["CPU"], resources.get("GPU", 0), 256, custom)
 
 
 def images() -> set[str]:
@@ -121,6 +142,35 @@ def test_pods_share_the_volume_that_is_claimed() -> None:
         if "persistentVolumeClaim" in volume
     }
     assert claimed == {claim["metadata"]["name"]}
+
+
+@pytest.mark.parametrize("workers", [workers_on_aws, workers_on_kubernetes])
+def test_grants_that_the_page_shows_lead_each_actor_to_its_kind_of_node(workers: Callable[[], dict[str, Node]]) -> None:
+    text = (REPOSITORY / "docs" / "cluster.md").read_text()
+    (block,) = [block for block in re.findall(r"(?:^    .+\n)+", text, re.MULTILINE) if ".custom=" in block]
+    on_gpus = [f"{key}.gpus=1" for key in ("sft.resources", "reward.resources", "reward.actors")]
+    on_gpus += ["rollout.resources.gpus=1", "learner.resources.gpus=1"]
+    needed = ["run_dir=/shared/run", "policy.model=m", "prompts.path=p.jsonl", "judge.base_url=http://127.0.0.1:1/v1"]
+    overrides = [*needed, "judge.model=far", *on_gpus, *shlex.split(block.replace("\\\n", ""))]
+    config = load_config(REPOSITORY / "scripts" / "configs" / "own_model.yaml", overrides)
+    plan, nodes = actor_plan(config), workers()
+    homes = {
+        group.name: {
+            name
+            for name, node in nodes.items()
+            if all(node.has(resource) >= amount for resource, amount in Bundle.of(group.resources).grants)
+        }
+        for group in plan
+    }
+    assert homes == {
+        "sft-worker": {"learner"},
+        "reward-worker": {"learner"},
+        "rollout": {"rollout"},
+        "judge": {"judge"},
+        "reward": {"rollout"},
+        "learner": {"learner"},
+    }
+    assert obstacles(config, plan, list(nodes.values())) == []
 
 
 def test_a_ray_job_has_the_cluster_that_jobs_are_submitted_to() -> None:
