@@ -1,21 +1,19 @@
-"""One local Ray for all tests of actors: it takes seconds to start."""
+"""All tests here drive actors."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
-# Ray reads it at import, and turns authentication on where a token lies about.
-os.environ["RAY_AUTH_MODE"] = "disabled"
+import pytest
+
 # Workers inherit what is there when Ray starts.
 os.environ["RLAIF_TEST_JUDGE_KEY"] = "sk-loopback-5f0c9a77"
 
-import pytest
-import ray
+from tests.local_ray import local_ray
+
+__all__ = ["local_ray"]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def local_ray() -> Iterator[None]:
-    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+@pytest.fixture(scope="module", autouse=True)
+def _ray(local_ray: None) -> None:
+    pass

@@ -26,6 +26,8 @@ from rlaif_ray.judge.token_estimate import CallSize
 
 HERE = Path(__file__).parent
 
+pytestmark = pytest.mark.alone
+
 # Ray's workers do not find the tests' modules.
 ray.cloudpickle.register_pickle_by_value(limited_caller)
 

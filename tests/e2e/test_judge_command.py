@@ -17,7 +17,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import ray
 import yaml
 from judge_server import BillLine, StrictServer, read_bill, strict_server
 from loopback_judge import LoopbackJudge, serving
@@ -132,11 +131,6 @@ def pairs(count: int) -> list[dict[str, Any]]:
 def billed(bill: Sequence[BillLine]) -> Counter[str]:
     """How often each call was charged."""
     return Counter(line.key for line in bill if line.tokens)
-
-
-@pytest.fixture(scope="module")
-def ray_address(local_ray: None) -> str:
-    return str(ray.get_runtime_context().gcs_address)
 
 
 @pytest.fixture
