@@ -71,7 +71,7 @@ class Contender:
         """Raises RuntimeError where the process has ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        meter = _Meter(self._process.pid)
+        meter = Meter(self._process.pid)
         try:
             self._process.stdin.write("go\n")
             self._process.stdin.flush()
@@ -89,7 +89,7 @@ def tell(seconds: float, tokens: int, steps: int, parts: Mapping[str, float], pe
     print("\nturn", json.dumps(turn), flush=True)
 
 
-class _Meter:
+class Meter:
     """Reads how the machine's time is spent from its making on. `pid` and what it starts are no strangers."""
 
     def __init__(self, pid: int) -> None:
