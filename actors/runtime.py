@@ -11,6 +11,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from actors import trainer
+from actors.activity import activity_since, call_of
 from actors.call_pool import cause_of
 from actors.judge import Judges, start_judges
 from actors.learner import LearnerGroup
@@ -22,6 +23,7 @@ from rlaif_ray.config import JudgeConfig, RunConfig
 from rlaif_ray.records import Demonstration, LabelledPair, LearnerModels, Prompt, RewardData, RewardFit, WeightVersion
 from rlaif_ray.rundir import RunDirectory
 from rlaif_ray.stages import Ref, Shards
+from rlaif_ray.timeline.trace import Activity
 from rlaif_ray.weights import fingerprint_of, read_weights
 
 T = TypeVar("T")
@@ -191,6 +193,12 @@ class RayRuntime:
 
     def put(self, value: T) -> Ref[T]:
         return ray.put(value)
+
+    def call_of(self, reference: Ref[Any]) -> str:
+        return call_of(reference)
+
+    async def activity(self, since: float) -> Activity:
+        return await activity_since(since)
 
 
 def _fingerprint(directory: Path) -> str:

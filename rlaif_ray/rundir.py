@@ -27,7 +27,7 @@ _FREE = re.compile(
     r"|(evaluation\.)?judge\.(ledger|replay|retry_refused|prices|unknown_price|budget_usd|when_spent|fallback"
     r"|max_abstained)(\..*)?"
     r"|.*\.(resources|actors)(\..*)?|rollout\.(gpu_memory_utilization|kv_cache_gib)"
-    r"|learner\.(weight_transfer|weight_bucket_mib)|ppo\.checkpoint_every|tracking(\..*)?"
+    r"|learner\.(weight_transfer|weight_bucket_mib)|ppo\.(checkpoint_every|timeline_of)|tracking(\..*)?"
 )
 
 
@@ -81,6 +81,15 @@ class RunDirectory:
     @property
     def reward_held_out(self) -> Path:
         return self.path / "reward" / "held_out.parquet"
+
+    def timeline(self, iteration: int) -> Path:
+        """`iteration` is counted from 1, through the rounds, as the metrics count it."""
+        return self.path / "timeline" / f"iteration-{iteration:07}.json"
+
+    @property
+    def timelines(self) -> list[Path]:
+        """Those that were written."""
+        return sorted(self.timeline(0).parent.glob("iteration-*.json"))
 
     def samples(self, name: str) -> Path:
         return self.path / "samples" / f"{name}.parquet"

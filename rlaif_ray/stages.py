@@ -32,6 +32,7 @@ from rlaif_ray.records import (
     WeightVersion,
 )
 from rlaif_ray.rundir import RunDirectory
+from rlaif_ray.timeline.trace import Activity
 
 T = TypeVar("T")
 Ref: TypeAlias = T | Any
@@ -191,3 +192,9 @@ class Runtime(Protocol):
 
     def put(self, value: T) -> Ref[T]:
         """The value as a reference."""
+
+    def call_of(self, reference: Ref[Any]) -> str:
+        """The id of the call that makes what a stage's reference stands for."""
+
+    async def activity(self, since: float) -> Activity:
+        """What the actors have done for this run since then (seconds since the epoch). Takes some seconds."""

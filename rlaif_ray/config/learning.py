@@ -119,6 +119,9 @@ class PpoConfig(Section):
     evaluate_every: Positive | None = None
     """Iterations between evaluations on held-out prompts against SFT, by `evaluation.instrument`. The best policy by
     them is the one that the run makes; the last is kept beside it."""
+    timeline_of: Positive | None = None
+    """An iteration of which a timeline is written, for ui.perfetto.dev, counted through the rounds as the report counts
+    them."""
     max_staleness: NonNegative = 0
     """Versions by which rollouts may lag behind the learner. From 1 on they are drawn while the learner takes its
     step; 0 is exactly on-policy."""

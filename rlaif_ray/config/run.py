@@ -264,6 +264,13 @@ class RunConfig(Section):
             )
         if self.ppo.evaluate_every is not None and self.policy.algorithm == "dpo":
             raise ValueError("ppo.evaluate_every: dpo has no iterations to evaluate between; leave it out")
+        if self.ppo.timeline_of is not None and self.policy.algorithm == "dpo":
+            raise ValueError("ppo.timeline_of: dpo has no iterations; leave it out")
+        if self.ppo.timeline_of is not None and self.ppo.timeline_of > self.rounds * self.ppo.iterations:
+            raise ValueError(
+                f"ppo.timeline_of ({self.ppo.timeline_of}) exceeds the {self.rounds * self.ppo.iterations} iterations "
+                "of the run"
+            )
         training = {(judge.base_url, judge.model) for judge in self.judge.judges}
         for judge in () if self.evaluation.judge is None else self.evaluation.judge.judges:
             if (judge.base_url, judge.model) in training:

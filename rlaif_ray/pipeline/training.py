@@ -18,6 +18,7 @@ from rlaif_ray.pipeline.validating import Validator
 from rlaif_ray.prompts import sample_requests, take
 from rlaif_ray.records import LearnerModels, SampleRequest
 from rlaif_ray.report.summary import LabelerSummary
+from rlaif_ray.timeline.recording import timed
 
 
 async def train(context: RunContext, round: Round) -> Trained:
@@ -66,16 +67,24 @@ async def train(context: RunContext, round: Round) -> Trained:
             partial(train_overlapped, max_staleness=config.max_staleness) if config.max_staleness else train_on_policy
         )
         # Where only the last validation is missing, the loop takes that alone.
-        training = form(
+        async with timed(
             OnlineStages(rollouts, reward, learner, watch),
-            requests,
-            range(first, config.iterations),
-            checkpoint_every=config.checkpoint_every,
-            on_iteration=on_iteration,
-            on_watched=on_watched,
-            on_published=validator.on_published,
-        )
-        await _finishing_the_iteration(training, interrupted, context.console)
+            context.runtime,
+            range(before + first + 1, before + config.iterations + 1),
+            config.timeline_of,
+            context.run,
+            context.console.say,
+        ) as stages:
+            training = form(
+                stages,
+                requests,
+                range(first, config.iterations),
+                checkpoint_every=config.checkpoint_every,
+                on_iteration=on_iteration,
+                on_watched=on_watched,
+                on_published=validator.on_published,
+            )
+            await _finishing_the_iteration(training, interrupted, context.console)
         validation = await validator.take()
     finally:
         # What they hold is free for the next round's reward model.

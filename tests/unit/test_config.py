@@ -283,6 +283,8 @@ def test_rewards_that_cannot_be_had_are_refused(minimal: Path, overrides: list[s
     [
         (["ppo.evaluate_every=5"], r"ppo\.evaluate_every needs an instrument that training does not use"),
         (["ppo.evaluate_every=5", "evaluation.instrument=gold", "policy.algorithm=dpo"], "dpo has no iterations"),
+        (["ppo.timeline_of=5", "policy.algorithm=dpo"], r"ppo\.timeline_of: dpo has no iterations"),
+        (["ppo.timeline_of=7", "ppo.iterations=3", "rounds=2"], r"ppo\.timeline_of \(7\) exceeds the 6 iterations"),
         (["judge.model=one", "evaluation.judge={model: one}"], r"evaluation\.judge: one labels for training too"),
         (
             [

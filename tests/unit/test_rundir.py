@@ -114,6 +114,7 @@ def test_a_run_keeps_its_id_wherever_it_goes(tmp_path: Path) -> None:
         {"judge": {"model": "j", "budget_usd": 5, "price": {"input": 1, "output": 2}, "actors": {"max": 9}}},
         {"rollout": {"resources": {"cpus": 0.5}}},
         {"ppo": {"checkpoint_every": 3}},
+        {"ppo": {"timeline_of": 3}},
     ],
 )
 def test_how_a_run_is_carried_out_may_change(tmp_path: Path, changes: dict[str, object]) -> None:

@@ -18,7 +18,7 @@ from rlaif_ray.preferences.judgements import write_judgements
 from rlaif_ray.records import Judgement, Order, Outcome
 from rlaif_ray.report.html import write_report
 from rlaif_ray.report.summary import Summary, read_summary, write_summary
-from rlaif_ray.rundir import RunDirectory
+from rlaif_ray.rundir import RunDirectory, write_atomically
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +114,14 @@ def test_a_run_from_before_held_out_pairs_were_kept_is_shown_without_them(tmp_pa
     assert not {name for name in page.figures if name.startswith(("held-out", "rounds"))}
     assert not {"rounds", "reward"} & page.sections
     assert page.figures["ppo-kl"]["layout"]["shapes"] == []
+
+
+def test_a_timeline_is_named(full: RunDirectory, page: Page, tmp_path: Path) -> None:
+    assert "ui.perfetto.dev" not in page.text
+    directory = write_synthetic_run(tmp_path)
+    write_atomically(directory.timeline(3), "{}")
+    text = Page(write_report(tmp_path).read_text()).text
+    assert "open timeline/iteration-0000003.json at https://ui.perfetto.dev" in " ".join(text.split())
 
 
 def test_held_out_pairs_of_which_none_was_scored_are_named_and_not_drawn(tmp_path: Path) -> None:
