@@ -254,6 +254,7 @@ class LabelerWorker:
             max_context_tokens=self._endpoint.max_context_tokens,
             gpu_memory_utilization=_GPU_SHARE * min(1.0, self._endpoint.actors.gpus or 1.0),
             trust_remote_code=self._endpoint.trust_remote_code,
+            workers=self._endpoint.actors.workers,
         )
 
     def _complete(self, requests: Sequence[Request]) -> list[Reply | Refusal]:

@@ -56,7 +56,13 @@ class LearnerRank:
         self._update = PolicyUpdate(models.policy, models.value, models.reference, self._config)
         self._watch = models.watch()
         buckets = partial(served_buckets, models.policy.module, self._bucket_bytes)
-        self._sender = WeightSender(buckets, self._config.learner.weight_transfer, self._rank, self._bucket_bytes)
+        self._sender = WeightSender(
+            buckets,
+            self._config.learner.weight_transfer,
+            self._rank,
+            self._bucket_bytes,
+            self._config.rollout.resources.workers,
+        )
 
     def step(self, iteration: int, rollouts: Sequence[Any], scores: Sequence[Any]) -> dict[str, float]:
         """One iteration on the shards behind these references. Every rank must be asked, with the same ones."""

@@ -49,6 +49,7 @@ class RolloutWorker:
             gpu_memory_utilization=rollout.gpu_memory_utilization,
             enforce_eager=rollout.enforce_eager,
             trust_remote_code=policy.trust_remote_code,
+            workers=rollout.resources.workers,
             weight_transfer=transfer,
             keeps_requests=rollout.on_update == "keep",
             sleeps=shares_gpu,

@@ -44,13 +44,17 @@ def sent_by(version: WeightVersion, ranks: Sequence[Any]) -> WeightVersion:
 
 
 class WeightSender:
-    """One learner rank's part in it. Every rank must be asked for the same, together."""
+    """One learner rank's part in it. Every rank must be asked for the same, together. `workers` are those of each
+    replica."""
 
-    def __init__(self, buckets: Buckets, transfer: WeightTransfer, rank: int, bucket_bytes: int) -> None:
+    def __init__(
+        self, buckets: Buckets, transfer: WeightTransfer, rank: int, bucket_bytes: int, workers: int = 1
+    ) -> None:
         self._buckets = buckets
         self._transfer = transfer
         self._rank = rank
         self._bucket_bytes = bucket_bytes
+        self._workers = workers
         self._flattener = Flattener()
         self._trainer: Any = None
 
@@ -80,20 +84,22 @@ class WeightSender:
         if self._transfer == "ipc":
             route: IpcRoute | NcclRoute = IpcRoute()
         else:
-            route = NcclRoute(ray.util.get_node_ip_address(), _free_port(), receivers=len(replicas))
-        return trainer_engine(route, self._buckets, ReplicaClient(replicas), self._rank, self._bucket_bytes)
+            route = NcclRoute(ray.util.get_node_ip_address(), _free_port(), len(replicas), self._workers)
+        client = ReplicaClient(replicas, self._workers)
+        return trainer_engine(route, self._buckets, client, self._rank, self._bucket_bytes)
 
 
 class ReplicaClient:
-    """vLLM's trainer engine asks the replicas through this."""
+    """vLLM's trainer engine asks the replicas through this, which have as many `workers` each."""
 
-    def __init__(self, replicas: Sequence[Any]) -> None:
+    def __init__(self, replicas: Sequence[Any], workers: int) -> None:
         self._replicas = replicas
+        self._workers = workers
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         from rlaif_ray.engines.vllm_sending import receiver_infos
 
-        infos = receiver_infos(init_info, len(self._replicas))
+        infos = receiver_infos(init_info, len(self._replicas), self._workers)
         ray.get([replica.join_transfer.remote(info) for replica, info in zip(self._replicas, infos, strict=True)])
 
     def start_weight_update(self) -> None:

@@ -286,6 +286,11 @@ class RunConfig(Section):
                 f"rollout.min_replicas: weights that are sent by {transfer} reach all replicas together; leave it out, "
                 "or set learner.weight_transfer=object_store"
             )
+        if transfer == "ipc" and self.rollout.resources.workers > 1:
+            raise ValueError(
+                "learner.weight_transfer=ipc goes through a GPU that a replica shares with a rank, and an engine of "
+                "several GPUs shares none: set it to nccl or object_store"
+            )
         if not self.placement.share_gpus:
             return
         rollout, learner = self.rollout.resources.gpus, self.learner.resources.gpus

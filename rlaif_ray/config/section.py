@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -31,11 +31,23 @@ class ActorResources(Section):
     cpus: NonNegativeFloat = 0.2
     """Ray's CPU grant. Small grants let actors that work in turn share a small machine; raise them to spread out."""
     gpus: NonNegativeFloat = 0.0
-    """Ray's GPU grant."""
+    """Ray's GPU grant: a share of one GPU, or whole ones."""
     threads: Positive = 1
     """OpenMP threads, set before torch is imported."""
     custom: dict[str, PositiveFloat] = {}
     """Ray's custom resources, such as `{judge: 0.01}`: the actor lives where nodes declare them."""
+
+    @field_validator("gpus")
+    @classmethod
+    def _share_or_whole(cls, gpus: float) -> float:
+        if gpus > 1 and not gpus.is_integer():
+            raise ValueError(f"{gpus:g} is neither a share of one GPU nor a whole number of them")
+        return gpus
+
+    @property
+    def workers(self) -> int:
+        """Processes that a vLLM engine with this grant has: one for each whole GPU."""
+        return max(1, int(self.gpus))
 
 
 class Replicas(ActorResources):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlaif_ray.engines.vllm_setup import base_arguments, prepare_environment
+from rlaif_ray.engines.vllm_setup import base_arguments, end_with_workers, prepare_environment
 from rlaif_ray.judge.asking.replies import Position, TokenLogprob, write_completion
 from rlaif_ray.judge.ledger import Refusal
 from rlaif_ray.judge.request import MOST_LOGPROBS, Form, Reply, Request
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 class VllmLabeler:
-    """One vLLM engine in this process."""
+    """One vLLM engine in this process. With several `workers` each is a process with a share of every layer, and a GPU
+    of its own where there are GPUs."""
 
     def __init__(
         self,
@@ -26,6 +27,7 @@ class VllmLabeler:
         max_context_tokens: int,
         gpu_memory_utilization: float,
         trust_remote_code: bool,
+        workers: int = 1,
     ) -> None:
         prepare_environment(threads)
         import torch
@@ -42,9 +44,12 @@ class VllmLabeler:
             gpu_memory_utilization=gpu_memory_utilization,
             enforce_eager=True,
             trust_remote_code=trust_remote_code,
+            workers=workers,
         )
         # A label's probability is the model's own, before any processing of a sampler.
         self._llm = LLM(**{**arguments, "logprobs_mode": "raw_logprobs", "max_logprobs": self._most_logprobs})
+        if workers > 1:
+            end_with_workers(self._llm)
         self._tokenizer: Any = self._llm.get_tokenizer()
         self._token_texts: dict[int, str] = {}
 

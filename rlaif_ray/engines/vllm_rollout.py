@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlaif_ray.engines.vllm_setup import Dtype, base_arguments, prepare_environment
+from rlaif_ray.engines.vllm_setup import Dtype, base_arguments, end_with_workers, prepare_environment
 from rlaif_ray.records import FinishReason, Rollouts, WeightVersion, offsets_of
 from rlaif_ray.stages import WeightMismatch
 from rlaif_ray.weights import NamedArrays, WeightTransfer
@@ -46,6 +45,7 @@ class Drawing:
 class VllmRolloutEngine:
     """One vLLM engine in this process, driven step by step. It serves nothing until weights were loaded.
 
+    With several `workers` each is a process with a share of every layer, and a GPU of its own where there are GPUs.
     With `keeps_requests` weights may be exchanged while answers are drawn: those go on, with the keys and values that
     they have cached. With `sleeps` it gives its GPU's memory away between two uses.
     """
@@ -61,6 +61,7 @@ class VllmRolloutEngine:
         gpu_memory_utilization: float,
         enforce_eager: bool,
         trust_remote_code: bool,
+        workers: int = 1,
         weight_transfer: WeightTransfer = "object_store",
         keeps_requests: bool = False,
         sleeps: bool = False,
@@ -68,7 +69,7 @@ class VllmRolloutEngine:
         prepare_environment(threads, kv_cache_gib=kv_cache_gib, enforce_eager=enforce_eager)
         from vllm import LLM
 
-        from rlaif_ray.engines.vllm_transfer import register
+        from rlaif_ray.engines.vllm_transfer import ENGINES, WORKER
 
         arguments = base_arguments(
             model,
@@ -77,6 +78,7 @@ class VllmRolloutEngine:
             gpu_memory_utilization=gpu_memory_utilization,
             enforce_eager=enforce_eager,
             trust_remote_code=trust_remote_code,
+            workers=workers,
         )
         if keeps_requests:
             # No prompt may meet another's cache from before an exchange, and no step may be under way during one.
@@ -88,13 +90,17 @@ class VllmRolloutEngine:
         self._is_asleep = False
         self.context_tokens = context_tokens
         self._tolerance = _CANARY_TOLERANCE[dtype]
-        self._llm = LLM(**arguments, weight_transfer_config={"backend": register(weight_transfer)})
+        self._llm = LLM(
+            **arguments,
+            worker_extension_cls=WORKER,
+            weight_transfer_config={"backend": ENGINES[weight_transfer].__name__},
+        )
+        if workers > 1:
+            end_with_workers(self._llm)
         self._finished: dict[str, Any] = {}
         self._count = 0
         self.serving: WeightVersion | None = None
         self.tokenizer = self._llm.get_tokenizer()
-        # It warns at every reload of weights that are tied or made anew, such as rotary tables; the canary tells.
-        logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
 
     def generate(self, requests: Sequence[TokenRequest]) -> Rollouts:
         """Draw one answer a request."""
@@ -196,7 +202,8 @@ class VllmRolloutEngine:
 
     def take(self, weights: NamedArrays) -> None:
         """A part of the weights, of which no tensor comes twice."""
-        self._llm.collective_rpc(_take, args=(weights,))
+        # As a list: it may have to go to workers in other processes.
+        self._llm.collective_rpc("take_weights", args=(list(weights),))
 
     def receive(self, update_info: dict[str, Any]) -> None:
         """A part of them, as the sender describes it."""
@@ -205,11 +212,7 @@ class VllmRolloutEngine:
     def finish_load(self, version: WeightVersion) -> None:
         """Serve what has come. Raises WeightMismatch when that, or what is then served, is not `version`."""
         self._llm.collective_rpc("finish_weight_update")
-        (received,) = self._llm.collective_rpc(_received_fingerprint)
-        if received != version.fingerprint:
-            raise WeightMismatch(
-                f"version {version.number} arrived with fingerprint {received}, not {version.fingerprint}"
-            )
+        check_arrival(version, self._llm.collective_rpc("received_fingerprint"))
         if not self._keeps_requests and not self._llm.reset_prefix_cache():
             raise RuntimeError("weights were loaded while answers were being drawn")
         self._llm.llm_engine.set_weight_version(str(version.number))
@@ -263,14 +266,14 @@ class VllmRolloutEngine:
         return all(id in self._finished for id in ids)
 
 
-def _take(worker: Any, weights: NamedArrays) -> None:
-    """Runs in vLLM's worker, as the next does."""
-    worker.weight_transfer_engine.take(weights)
-
-
-def _received_fingerprint(worker: Any) -> str:
-    fingerprint: str = worker.weight_transfer_engine.fingerprint.hexdigest()
-    return fingerprint
+def check_arrival(version: WeightVersion, received: Sequence[str]) -> None:
+    """Compare what each worker has received. Raises WeightMismatch, which names the first that differs."""
+    for worker, fingerprint in enumerate(received):
+        if fingerprint != version.fingerprint:
+            where = f" at worker {worker} of {len(received)}" if len(received) > 1 else ""
+            raise WeightMismatch(
+                f"version {version.number} arrived with fingerprint {fingerprint}{where}, not {version.fingerprint}"
+            )
 
 
 def _prompt_logprobs(output: Any) -> list[float]:

@@ -18,11 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class NcclRoute:
-    """Between GPUs. The sender is rank 0 of a group that meets at `host:port`; each receiver has a rank after it."""
+    """Between GPUs. The sender is rank 0 of a group that meets at `host:port`; after it come the replicas' workers,
+    replica by replica."""
 
     host: str
     port: int
-    receivers: int
+    replicas: int
+    workers: int  # of each replica
+
+    @property
+    def world_size(self) -> int:
+        return 1 + self.replicas * self.workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +56,12 @@ class BucketSource:
                 yield name, tensor.detach()
 
 
-def receiver_infos(init_info: dict[str, Any], receivers: int) -> list[dict[str, Any]]:
-    """What each receiver is told when it is to meet the sender. vLLM's engine has one receiver in mind; ours are
-    engines of their own, and each needs a rank of its own in the group."""
+def receiver_infos(init_info: dict[str, Any], replicas: int, workers: int) -> list[dict[str, Any]]:
+    """What each replica is told when it is to meet the sender. vLLM's engine has one of them in mind; ours are engines
+    of their own, with as many workers each, whose ranks in the group begin where the last one's end."""
     if "rank_offset" not in init_info:
-        return [init_info] * receivers
-    return [{**init_info, "rank_offset": init_info["rank_offset"] + index} for index in range(receivers)]
+        return [init_info] * replicas
+    return [{**init_info, "rank_offset": init_info["rank_offset"] + index * workers} for index in range(replicas)]
 
 
 def buffer_bytes(metadata: Sequence[Any], bucket_bytes: int) -> int:
@@ -74,7 +80,7 @@ def trainer_engine(route: NcclRoute | IpcRoute, buckets: Buckets, client: Any, r
     source = BucketSource(buckets)
     packed = {"packed": True, "packed_buffer_size_bytes": buffer_bytes(source.metadata(), bucket_bytes)}
     if isinstance(route, NcclRoute):
-        info = NCCLTrainerInitInfo(route.host, route.port, 1 + route.receivers, rank=rank, **packed)
+        info = NCCLTrainerInitInfo(route.host, route.port, route.world_size, rank=rank, **packed)
     else:
         info = IPCTrainerInitInfo(rank=rank, **packed)
     return WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)

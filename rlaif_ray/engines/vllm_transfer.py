@@ -1,14 +1,16 @@
 """How weights come into a running vLLM: through its own weight-transfer engines, which here read what arrives.
 
-Import it after the environment is prepared. Whatever the way, the doors are those of vLLM's worker:
-`start_weight_update`, then every part by `update_weights` or `take`, then `finish_weight_update`.
+Import it after the environment is prepared; each worker imports it too, where `WORKER` is named as its extension.
+Whatever the way, the doors are those of vLLM's worker: `start_weight_update`, then every part by `update_weights` or
+`take_weights`, then `finish_weight_update`. Every worker is sent whole tensors, reads them, and keeps its share.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from vllm.config import set_current_vllm_config
@@ -107,8 +109,27 @@ class IpcEngine(_Fingerprinted, IPCWeightTransferEngine):  # type: ignore[misc]
     pass
 
 
-def register(transfer: WeightTransfer) -> str:
-    """Make this process's vLLM know the engine for `learner.weight_transfer`; returns the name it has there."""
-    engine: type = {"object_store": ObjectStoreEngine, "nccl": NcclEngine, "ipc": IpcEngine}[transfer]
-    WeightTransferEngineFactory.register_engine(engine.__name__, engine)
-    return engine.__name__
+class LoadingWorker:
+    """What vLLM's worker can be asked for by name besides, in whichever process it is."""
+
+    weight_transfer_engine: Any
+
+    def take_weights(self, weights: NamedArrays) -> None:
+        self.weight_transfer_engine.take(weights)
+
+    def received_fingerprint(self) -> str:
+        """Of all that has arrived since the update was started."""
+        fingerprint: str = self.weight_transfer_engine.fingerprint.hexdigest()
+        return fingerprint
+
+
+WORKER: Final = f"{LoadingWorker.__module__}.{LoadingWorker.__qualname__}"
+
+ENGINES: Final[dict[WeightTransfer, type]] = {"object_store": ObjectStoreEngine, "nccl": NcclEngine, "ipc": IpcEngine}
+"""For each `learner.weight_transfer`. vLLM knows them by their own names."""
+
+for _engine in ENGINES.values():
+    WeightTransferEngineFactory.register_engine(_engine.__name__, _engine)
+
+# It warns at every reload of weights that are tied or made anew, such as rotary tables; the canary tells.
+logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)

@@ -31,16 +31,16 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
-# On one GPU memory is shared; between GPUs each side has one of its own.
-SHARES = {"ipc": 0.3, "nccl": 1.0}
+# On one GPU memory is shared; between GPUs each side has its own.
+RANK_GPUS = {"ipc": 0.3, "nccl": 1.0}
 
 
 class Rank:
     """A learner's only rank, as far as its weights go."""
 
-    def __init__(self, transfer: WeightTransfer) -> None:
+    def __init__(self, transfer: WeightTransfer, workers: int) -> None:
         self._weights: dict[str, torch.Tensor] = {}
-        self._sender = WeightSender(self._buckets, transfer, rank=0, bucket_bytes=2**14)
+        self._sender = WeightSender(self._buckets, transfer, rank=0, bucket_bytes=2**14, workers=workers)
 
     def _buckets(self) -> Iterator[dict[str, torch.Tensor]]:
         names = list(self._weights)
@@ -60,16 +60,21 @@ class Rank:
         self._sender.send(replicas)
 
 
-@pytest.mark.parametrize("transfer", ["ipc", "nccl"])
+@pytest.mark.parametrize(("transfer", "gpus"), [("ipc", 0.3), ("nccl", 1.0), ("nccl", 2.0)])
 async def test_replicas_serve_what_was_sent_and_refuse_what_was_not(
-    transfer: WeightTransfer, tmp_path: Path, local_ray: None
+    transfer: WeightTransfer, gpus: float, tmp_path: Path, local_ray: None
 ) -> None:
-    if transfer == "nccl" and torch.cuda.device_count() < 2:
-        pytest.skip("needs two GPUs")
+    if transfer == "nccl" and torch.cuda.device_count() < 1 + gpus:
+        pytest.skip(f"needs {1 + gpus:g} GPUs")
     write_model(tmp_path, tied=False)
     old = read_weights(tmp_path)
-    resources = ActorResources(gpus=SHARES[transfer])
-    rank = spawn(Rank, f"rank-{transfer}", resources, args=(transfer,))
+    resources = ActorResources(gpus=gpus)
+    rank = spawn(
+        Rank,
+        f"rank-{transfer}-{gpus:g}",
+        ActorResources(gpus=RANK_GPUS[transfer]),
+        args=(transfer, resources.workers),
+    )
     pool = RolloutPool(
         tmp_path,
         PolicyConfig(model=str(tmp_path), max_prompt_tokens=8, max_answer_tokens=8),

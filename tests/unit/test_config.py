@@ -329,6 +329,12 @@ def test_every_pairing_but_random_and_active_may_ask_for_more_pairs_than_there_a
         )
 
 
+@pytest.mark.parametrize(("gpus", "workers"), [(0, 1), (0.4, 1), (1, 1), (2, 2), (8, 8)])
+def test_an_engine_has_a_worker_for_each_whole_gpu(minimal: Path, gpus: float, workers: int) -> None:
+    config = load_config(minimal, [f"rollout.resources.gpus={gpus}", f"judge.actors.gpus={gpus}"])
+    assert config.rollout.resources.workers == config.judge.actors.workers == workers
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
@@ -336,6 +342,14 @@ def test_every_pairing_but_random_and_active_may_ask_for_more_pairs_than_there_a
         (["learner.offload=all", "learner.zero_stage=2"], "needs learner.zero_stage of 3 or more"),
         (["learner.weight_transfer=nccl"], "learner.weight_transfer=nccl needs GPUs on both sides"),
         (["learner.weight_transfer=ipc", "learner.resources.gpus=0.5"], "learner.weight_transfer=ipc needs GPUs"),
+        (
+            ["learner.weight_transfer=ipc", "learner.resources.gpus=1", "rollout.resources.gpus=2"],
+            "an engine of several GPUs shares none",
+        ),
+        (
+            ["rollout.resources.gpus=1.5"],
+            "rollout.resources.gpus: 1.5 is neither a share of one GPU nor a whole number",
+        ),
         (["ppo.max_staleness=1", "ppo.old_logprobs=rollout"], "ppo.max_staleness needs ppo.old_logprobs=recompute"),
         (["policy.algorithm=rloo", "ppo.answers_per_prompt=2", "ppo.truncated=bootstrap"], "rloo has none"),
         (["policy.algorithm=grpo", "ppo.answers_per_prompt=2", "ppo.value_model=trunk"], "grpo has no value model"),

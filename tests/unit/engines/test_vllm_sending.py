@@ -5,18 +5,26 @@ from types import SimpleNamespace
 
 import torch
 
-from rlaif_ray.engines.vllm_sending import BucketSource, buffer_bytes, receiver_infos
+from rlaif_ray.engines.vllm_sending import BucketSource, NcclRoute, buffer_bytes, receiver_infos
 
 
 def test_each_receiver_has_a_rank_of_its_own_after_the_senders() -> None:
     """vLLM's engine says rank_offset 1, for all; three engines of one worker each are ranks 1, 2 and 3 of four."""
-    infos = receiver_infos({"rank_offset": 1, "world_size": 4, "packed": True}, receivers=3)
+    infos = receiver_infos({"rank_offset": 1, "world_size": 4, "packed": True}, replicas=3, workers=1)
     assert [info["rank_offset"] for info in infos] == [1, 2, 3]
     assert all(info["world_size"] == 4 and info["packed"] for info in infos)
 
 
+def test_the_workers_of_all_replicas_and_the_sender_fill_the_group() -> None:
+    """vLLM adds a worker's rank in its engine to the offset of that engine."""
+    route = NcclRoute("host", 1, replicas=3, workers=4)
+    infos = receiver_infos({"rank_offset": 1}, route.replicas, route.workers)
+    ranks = [info["rank_offset"] + worker for info in infos for worker in range(4)]
+    assert [0, *ranks] == list(range(route.world_size))
+
+
 def test_where_memory_is_shared_there_are_no_ranks_to_tell() -> None:
-    assert receiver_infos({"packed": True}, receivers=2) == [{"packed": True}, {"packed": True}]
+    assert receiver_infos({"packed": True}, replicas=2, workers=1) == [{"packed": True}, {"packed": True}]
 
 
 def test_a_buffer_holds_a_bucket_and_the_largest_tensor() -> None:
