@@ -13,13 +13,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.exceptions import TaskUnschedulableError, WorkerCrashedError
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from rlaif_ray.config import RunConfig, Stopped
+from rlaif_ray.config import RunConfig, Stopped, UserError
 from rlaif_ray.doctor.reservations import Reservation, reservations
+from rlaif_ray.rundir import RunDirectory
 
 # How often it is said what a run waits for.
 _PATIENCE_S = 10.0
@@ -58,13 +62,16 @@ class Placement:
         self._reservations = reservations(config)
         self._timeout_s = config.placement.timeout_s
         self._say = say
+        self._run = RunDirectory(config.run_dir)
+        self._seeing: set[str] = set()  # ids of nodes that see the run's directory
         self._groups: dict[int, PlacementGroup] = {}
         self._holders: Counter[int] = Counter()
         self._numbers = itertools.count(1)
 
     async def reserve(self, actors: str) -> Reserved:
         """For a group of the plan. Returns when as many slots are granted as the run does not go on without; the
-        others will be. Raises Stopped after `placement.timeout_s`."""
+        others will be. Raises Stopped after `placement.timeout_s`, and UserError where a node does not see the run's
+        directory."""
         numbers = [
             number for number, one in enumerate(self._reservations) if actors in (group.name for group in one.groups)
         ]
@@ -76,7 +83,9 @@ class Placement:
             lambda: self._release(numbers),
         )
         try:
-            await self._granted([self._reservations[number] for number in numbers], held)
+            wanted = [self._reservations[number] for number in numbers]
+            await self._granted(wanted, held)
+            await self._seen([group for one, group in zip(wanted, held, strict=True) if one.needed])
         except BaseException:
             reserved.release()
             raise
@@ -129,6 +138,44 @@ class Placement:
         finally:
             for one in waiting:
                 one.cancel()
+
+    async def _seen(self, groups: Sequence[PlacementGroup]) -> None:
+        """Every node of these must find in the run's directory what is there: weights and checkpoints go through it."""
+        config = self._run.config
+        if not config.exists():  # nothing is kept yet
+            return
+        self._seeing.add(ray.get_runtime_context().get_node_id())
+        homes = {node for group in groups for node in placement_group_table(group)["bundles_to_node_id"].values()}
+        asked = sorted(homes - self._seeing)
+        seeing = await asyncio.gather(*(_sees(node, config, config.read_text()) for node in asked))
+        blind = [node for node, sees in zip(asked, seeing, strict=True) if not sees]
+        if blind:
+            raise UserError(
+                f"run_dir={self._run.path}: {_name_of(blind[0])} does not see what is there; put it on storage that "
+                "every node mounts under that name"
+            )
+        self._seeing.update(asked)
+
+
+async def _sees(node: str, path: Path, text: str) -> bool:
+    home = NodeAffinitySchedulingStrategy(node, soft=False)
+    task: Any = ray.remote(_holds).options(num_cpus=0, scheduling_strategy=home)
+    try:
+        return bool(await task.remote(path, text))
+    except (TaskUnschedulableError, WorkerCrashedError):  # a node that is lost is the business of who lived there
+        return True
+
+
+def _holds(path: Path, text: str) -> bool:
+    try:
+        return path.read_text() == text
+    except OSError:
+        return False
+
+
+def _name_of(node: str) -> str:
+    (found,) = [one for one in ray.nodes() if one["NodeID"] == node]
+    return f"node {found['NodeManagerHostname']} ({found['NodeManagerAddress']})"
 
 
 async def _ready(group: PlacementGroup) -> None:
