@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,8 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from ray.exceptions import RayActorError, RayTaskError
 
+from actors.exporting import Exporter
 from actors.reward import checked, package_of
 from actors.reward_workers import CannotLoad, RewardWorkers, Worker, sentence_of
+from rlaif_ray import metrics
 from rlaif_ray.config import ServeRewardConfig, UserError
 from rlaif_ray.records import AnswerToScore, Outcome, offsets_of
 from rlaif_ray.serving.batching import BatchQueue, WaitingAnswer
@@ -68,6 +71,7 @@ class RewardDispatcher:
     def __init__(self, config: ServeRewardConfig, say: Callable[[str], None]) -> None:
         """`say` is told what is waited for while no actor serves."""
         self._config = config
+        self._export = Exporter(run=uuid.uuid4().hex)
         self._changed = asyncio.Event()
         self._workers = RewardWorkers(config, self._changed, say)
         self._queue = BatchQueue(max_batch_tokens=config.max_batch_tokens, max_wait_s=config.max_wait_ms / 1000)
@@ -91,6 +95,7 @@ class RewardDispatcher:
             raise UserError(f"{directory} cannot be loaded: {error}") from None
         self._versions[version.number] = version
         self._drained.set()
+        self._export.set(metrics.RUN_INFO, 1, name=str(directory))
         return version.described
 
     async def run(self) -> None:
@@ -103,6 +108,7 @@ class RewardDispatcher:
                 due_s = self._dispatch(now)
                 oldest = self._queue.oldest
                 self._workers.scale(now, oldest_s=0.0 if oldest is None else now - oldest.arrived)
+                self._tell(now)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_TICK_S if due_s is None else min(due_s, _TICK_S)):
                         await self._changed.wait()
@@ -116,8 +122,10 @@ class RewardDispatcher:
             self._encoding.shutdown(wait=False)
 
     async def score(self, answers: Sequence[AnswerToScore]) -> list[AnswerReward]:
+        asked = time.monotonic()
         waiting = len(self._queue) + self._being_encoded
         if waiting + len(answers) > self._config.max_queued:
+            self._export.add(metrics.SERVER_ANSWERS, len(answers), outcome="refused")
             raise Overloaded(
                 f"{waiting} answers wait, and {len(answers)} more would be over {self._config.max_queued}; try later"
             )
@@ -134,7 +142,13 @@ class RewardDispatcher:
         finally:
             self._being_encoded -= len(answers)
         now = time.monotonic()
-        return list(await asyncio.gather(*[self._queued(version, one, now) for one in encoded]))
+        rewards = list(await asyncio.gather(*[self._queued(version, one, now) for one in encoded]))
+        self._export.observe(metrics.SERVER_LATENCY, time.monotonic() - asked)
+        for tokens, reward in zip(encoded, rewards, strict=True):
+            self._export.add(metrics.SERVER_ANSWERS, outcome=reward.outcome)
+            if reward.outcome is Outcome.SCORED:
+                self._export.add(metrics.SERVER_TOKENS, len(tokens))
+        return rewards
 
     async def load(self, directory: Path) -> RewardVersion:
         async with self._loading:
@@ -252,6 +266,16 @@ class RewardDispatcher:
         if not job.reward.done():  # whoever asked may be gone
             job.reward.set_result(reward)
         self._settle(job.version, 1)
+
+    def _tell(self, now: float) -> None:
+        """How the server is, to Prometheus."""
+        state, oldest = self.state(), self._queue.oldest
+        self._export.set(metrics.SERVER_WAITING, state.waiting)
+        self._export.set(metrics.SERVER_OLDEST_TIME, 0.0 if oldest is None else time.time() - (now - oldest.arrived))
+        self._export.set(metrics.SERVER_IN_FLIGHT, state.in_flight)
+        self._export.set(metrics.SERVER_ACTORS, state.actors)
+        self._export.set(metrics.SERVER_STARTING, state.starting)
+        self._export.set(metrics.SERVER_VERSION, state.version.number)
 
     def _settle(self, version: _Version, answers: int) -> None:
         version.pending -= answers

@@ -25,6 +25,9 @@ from scripts.grafana import (
 
 TARGET = Path(__file__).parents[1] / "cluster" / "grafana"
 
+# A process in a container has other ids than its GPU knows it by, so that it is told by GPU and not by process.
+_GPU_MEMORY = Panel("Memory of GPUs", (of_ray("max", "ray_node_gram_used", "ip", "GpuIndex"),), "mbytes")
+
 _PROGRESS = (
     Panel("Steps done", (Query(f"max by (stage) ({series(m.STEP)} / {series(m.STEPS)})", "{{stage}}"),), "percentunit"),
     Panel("Since the last step", (age(m.STEP_TIME, m.RUN),)),
@@ -61,6 +64,8 @@ _MACHINES = (
     Panel("Memory", (of_ray("max", "ray_node_mem_used", "ip"),), "bytes"),
     Panel("Memory by kind of process", (of_ray("sum", "ray_component_rss_bytes", "Component"),), "bytes", stacked=True),
     Panel("Object store", (of_ray("sum", "ray_object_store_memory", "Location"),), "bytes", stacked=True),
+    Panel("GPUs", (of_ray("max", "ray_node_gpus_utilization", "ip", "GpuIndex"),), "percent"),
+    _GPU_MEMORY,
 )
 
 _CALLS = growth(m.JUDGE_CALLS, m.JUDGE)
@@ -104,6 +109,7 @@ _ANSWERS = (
     Panel("Answers to be drawn", (gauge(m.ROLLOUT_REQUESTS, m.REPLICA),), stacked=True),
     Panel("Age of the oldest answer to be drawn", (age(m.ROLLOUT_OLDEST_TIME, m.REPLICA),)),
     memory("RolloutWorker"),
+    _GPU_MEMORY,
 )
 _SERVED = f"{series(m.ROLLOUT_VERSION)} == on (run) group_left () {series(m.ROLLOUT_WANTED_VERSION)}"
 _WEIGHTS = (
@@ -144,6 +150,7 @@ _COURSE = (
     curves("Updates cut short, updates skipped", m.EARLY_STOPPED, m.SKIPPED_STEP),
     curves("Answer tokens a second", m.LEARN_TOKENS_PER_SECOND),
     memory("LearnerRank"),
+    _GPU_MEMORY,
 )
 
 _SPENDING = growth(m.JUDGE_COST, m.JUDGE)
@@ -167,6 +174,26 @@ _BOUGHT = (
     Panel("Calls spared, a second", (rate(m.JUDGE_CACHE_HITS, m.JUDGE),)),
 )
 
+_SERVED_ANSWERS = (
+    Panel("Answers a second", (rate(m.SERVER_ANSWERS, "outcome"),), stacked=True),
+    Panel("Tokens a second", (rate(m.SERVER_TOKENS, m.RUN),)),
+    Panel("Latency of a call", tuple(quantile(share, m.SERVER_LATENCY) for share in (0.5, 0.95, 0.99))),
+    Panel(
+        "Answers that wait, answers under way",
+        (gauge(m.SERVER_WAITING, m.RUN, legend="waiting"), gauge(m.SERVER_IN_FLIGHT, m.RUN, legend="under way")),
+    ),
+    Panel("Age of the oldest answer that waits", (age(m.SERVER_OLDEST_TIME, m.RUN),)),
+)
+_SERVER = (
+    Panel(
+        "Actors",
+        (gauge(m.SERVER_ACTORS, m.RUN, legend="serving"), gauge(m.SERVER_STARTING, m.RUN, legend="starting")),
+    ),
+    Panel("Version", (gauge(m.SERVER_VERSION, m.RUN),)),
+    memory("RewardServerWorker"),
+    _GPU_MEMORY,
+)
+
 DASHBOARDS = (
     Dashboard(
         "run",
@@ -182,6 +209,7 @@ DASHBOARDS = (
     Dashboard("rollout", (("Answers", _ANSWERS), ("Weights", _WEIGHTS))),
     Dashboard("learner", (("Update", _UPDATE), ("Between rollouts and learner", _GAP), ("Course", _COURSE))),
     Dashboard("cost", (("Money", _MONEY), ("What is paid for", _BOUGHT))),
+    Dashboard("reward_server", (("Answers", _SERVED_ANSWERS), ("Server", _SERVER))),
 )
 
 

@@ -133,7 +133,7 @@ def document(dashboard: Dashboard) -> str:
         top += _HEIGHT * -(-len(panels) // _COLUMNS)
     others = {"type": "dashboards", "tags": ["rlaif"], "title": "RLAIF", "asDropdown": True, "includeVars": True}
     written = {
-        "title": f"RLAIF: {dashboard.name}",
+        "title": f"RLAIF: {dashboard.name.replace('_', ' ')}",
         "uid": f"rlaif{dashboard.name.capitalize()}",
         "tags": ["rlaif"],
         "version": 1,

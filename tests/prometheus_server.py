@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
 import socket
 import subprocess
@@ -16,7 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from rlaif_ray.doctor.machine import this_machine
+from scripts.grafana import Dashboard, Panel, Query
+
 _START_S = 30.0
+
+_CONFIGS = Path(__file__).parents[1] / "cluster" / "prometheus"
+ALERTS = _CONFIGS / "alerts.yml"
+
+# Ray tells of GPUs where there are some.
+_OF_GPUS = re.compile(r"\bray_node_(gram|gpus)_")
 
 MISSING = shutil.which("prometheus") is None or shutil.which("promtool") is None
 
@@ -32,6 +45,20 @@ class Prometheus:
     def range(self, expression: str, start: float, end: float, step_s: float) -> list[dict[str, Any]]:
         return self._get("query_range", query=expression, start=start, end=end, step=step_s)["result"]
 
+    def silent(self, dashboard: Dashboard, run: str, start: float, end: float) -> list[tuple[Panel, Query]]:
+        """The panels and queries that nothing was to be seen of; for GPUs only where there are some."""
+        asked = [(panel, query) for panel in dashboard.panels for query in panel.queries]
+        if not this_machine().gpus:
+            asked = [(panel, query) for panel, query in asked if not _OF_GPUS.search(query.expression)]
+        return [(panel, query) for panel, query in asked if not self._seen(query, run, start, end)]
+
+    def _seen(self, query: Query, run: str, start: float, end: float) -> bool:
+        expression = query.expression
+        for name, value in {"$run": run, "$SessionName": ".*", "$__rate_interval": "10s"}.items():
+            expression = expression.replace(name, value)
+        series = self.range(expression, start, end, 1.0)
+        return any(not math.isnan(float(value)) for each in series for _, value in each["values"])
+
     def rules(self) -> list[dict[str, Any]]:
         return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
 
@@ -42,6 +69,19 @@ class Prometheus:
                 return json.load(response)["data"]
         except urllib.error.HTTPError as error:
             raise RuntimeError(f"{parameters}: {error.read().decode()}") from None
+
+
+def watching(discovery: Path, directory: Path) -> Path:
+    """The cluster's own config, at a quicker pace, for a Ray that is elsewhere; written into `directory`."""
+    text = (_CONFIGS / "prometheus.yml").read_text()
+    text = text.replace("/tmp/ray/prom_metrics_service_discovery.json", str(discovery))
+    written = yaml.safe_load(text.replace("interval: 10s", "interval: 1s"))
+    written["rule_files"] = [str(_CONFIGS / name) for name in written["rule_files"]]
+    written["scrape_configs"][0]["file_sd_configs"][0]["refresh_interval"] = "1s"
+    path = directory / "prometheus.yml"
+    path.write_text(yaml.safe_dump(written))
+    assert str(discovery) in path.read_text()
+    return path
 
 
 @contextmanager

@@ -164,7 +164,7 @@ LEARN_TOKENS_PER_SECOND: Final = _define(
 )
 
 # How far a run is.
-RUN_INFO: Final = _tell(Kind.GAUGE, "run_info", "", "1 for a run that goes on here", "name")
+RUN_INFO: Final = _tell(Kind.GAUGE, "run_info", "", "1 for a run, or a reward server, that goes on here", "name")
 STEP: Final = _tell(Kind.GAUGE, "step", "", "the newest step that a stage has logged", STAGE)
 STEPS: Final = _tell(Kind.GAUGE, "steps", "", "steps that the stage takes in all", STAGE)
 STEP_TIME: Final = _tell(Kind.GAUGE, "step_time_seconds", "s", "when the newest step was logged, or the run began")
@@ -221,6 +221,35 @@ JUDGE_SPENT: Final = _tell(
     Kind.GAUGE, "judge_spent_usd", "USD", "what the run and its resumptions spent, ambiguous attempts at their worst"
 )
 JUDGE_BUDGET: Final = _tell(Kind.GAUGE, "judge_budget_usd", "USD", "judge.budget_usd, where it is set")
+
+# The reward server, which is a run of its own here.
+SERVER_ANSWERS: Final = _tell(
+    Kind.COUNTER,
+    "reward_server_answers",
+    "answers",
+    "answers by what became of them; refused ones found too many waiting",
+    "outcome",
+)
+SERVER_TOKENS: Final = _tell(
+    Kind.COUNTER, "reward_server_tokens", "tokens", "tokens that were scored, of answers and their prompts"
+)
+SERVER_LATENCY: Final = _tell(
+    Kind.HISTOGRAM,
+    "reward_server_latency_seconds",
+    "s",
+    "time from a call, of some answers, to its reply",
+    bounds=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+)
+SERVER_WAITING: Final = _tell(Kind.GAUGE, "reward_server_waiting", "answers", "answers that wait for a forward")
+SERVER_OLDEST_TIME: Final = _tell(
+    Kind.GAUGE, "reward_server_oldest_time_seconds", "s", "when the oldest of them came; 0 without any"
+)
+SERVER_IN_FLIGHT: Final = _tell(Kind.GAUGE, "reward_server_in_flight", "answers", "answers that actors score")
+SERVER_ACTORS: Final = _tell(Kind.GAUGE, "reward_server_actors", "", "actors of the reward server that serve")
+SERVER_STARTING: Final = _tell(Kind.GAUGE, "reward_server_starting", "", "actors of it that start")
+SERVER_VERSION: Final = _tell(
+    Kind.GAUGE, "reward_server_version", "", "number of the model by which new calls are scored"
+)
 
 METRICS: Final[Mapping[str, Metric]] = MappingProxyType(_defined)
 
