@@ -51,6 +51,9 @@ class _Fingerprinted:
     fingerprint: Fingerprint
 
     def start_weight_update(self) -> None:
+        # It warns at every reload of weights that are tied or made anew, such as rotary tables; the canary tells. Not
+        # at import: vLLM sets up its loggers later.
+        logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
         self.fingerprint = Fingerprint()
         super().start_weight_update()  # type: ignore[misc]
 
@@ -130,6 +133,3 @@ ENGINES: Final[dict[WeightTransfer, type]] = {"object_store": ObjectStoreEngine,
 
 for _engine in ENGINES.values():
     WeightTransferEngineFactory.register_engine(_engine.__name__, _engine)
-
-# It warns at every reload of weights that are tied or made anew, such as rotary tables; the canary tells.
-logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
