@@ -538,15 +538,15 @@ def _raylets_for(actors: int) -> Iterator[None]:
 
 def _say(row: Iterations) -> None:
     print(
-        f"  {row.actors} actors of each kind, {row.size.answers_per_actor} answers of {row.size.answer_tokens} tokens "
-        f"an actor: iteration {row.seconds} s, driver {row.driver_ms_an_actor:.2f} ms an actor, {row.driver_kib} KiB",
+        f"  {row.actors} actors of each kind, {row.size.answers_per_actor} answers of {row.size.answer_tokens} tokens: "
+        f"iteration {row.seconds} s, driver {row.driver_ms_an_actor:.2f} ms an actor, {_whole(row.driver_kib)} KiB",
         flush=True,
     )
 
 
-def first_of_its_actors(row: Iterations, rows: Sequence[Iterations]) -> Iterations:
-    """What a row is compared with: the first size of as many actors."""
-    return next(one for one in rows if one.actors == row.actors)
+def _whole(spread: Spread) -> str:
+    """In whole numbers."""
+    return f"{spread.median:,.0f} [{spread.least:,.0f} to {spread.most:,.0f}]"
 
 
 def _tables(growth: Growth) -> list[Table]:
@@ -561,7 +561,7 @@ def _tables(growth: Growth) -> list[Table]:
     through = Table("actors", "answers", "tokens", "driver KiB", "times", "asked KiB", "batch KiB", "objects", "held")
     others = Table("actors", "answers", "tokens", *(f"{name} ms" for name in between))
     for row in growth.rows:
-        first = first_of_its_actors(row, growth.rows)
+        first = next(one for one in growth.rows if one.actors == row.actors)
         key = (str(row.actors), str(row.size.answers_per_actor), str(row.size.answer_tokens))
         slower = row.driver_ms.median / first.driver_ms.median
         more = row.driver_kib.median / first.driver_kib.median
@@ -576,12 +576,12 @@ def _tables(growth: Growth) -> list[Table]:
         )
         through.add_row(
             *key,
-            str(row.driver_kib),
+            _whole(row.driver_kib),
             f"{more:.2f}",
             f"{row.requests_kib:.0f}",
-            f"{row.batch_kib:.0f}",
-            str(row.objects),
-            str(row.references),
+            f"{row.batch_kib:,.0f}",
+            _whole(row.objects),
+            _whole(row.references),
         )
         others.add_row(*key, *(f"{row.between_ms[name]:.0f}" for name in between))
     return [placed, driver, through, others]
