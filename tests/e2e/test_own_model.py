@@ -116,6 +116,7 @@ def finished(
         *("collect.prompts=24", "collect.answers_per_prompt=3", "collect.pairs_per_prompt=2"),
         *("reward.batch_size=16", "reward.held_out=0.25", "reward.learning_rate=1e-3"),
         *("ppo.iterations=2", "ppo.prompts_per_iteration=16", "ppo.minibatch_size=8", "ppo.learning_rate=1e-4"),
+        "ppo.timeline_of=1",
     ]
     for pool in ("sft.resources", "reward.resources", "reward.actors", "rollout.resources", "learner.resources"):
         arguments.append(f"{pool}.cpus=0.1")
@@ -166,6 +167,21 @@ def test_the_models_load_where_users_will_load_them(finished: Run) -> None:
     reward = AutoModelForSequenceClassification.from_pretrained(models_directory / "reward")
     assert (reward.config.num_labels, reward.config.problem_type) == (1, "regression")
     assert reward.config.pad_token_id is not None
+
+
+def test_a_timeline_of_the_asked_iteration_shows_its_stages_and_actors(finished: Run) -> None:
+    (file,) = (finished.directory / "timeline").iterdir()
+    assert file.name == "iteration-0000001.json"
+    events = json.loads(file.read_text())["traceEvents"]
+    rows = {event["tid"]: event["args"]["name"] for event in events if event["name"].endswith("_name")}
+    spans = {(rows[event["tid"]], event["name"]) for event in events if event["ph"] == "X"}
+    assert spans >= {
+        *(("iteration", "iteration 1"), ("load", "load version 1"), ("generate", "generate 1")),
+        *(("score", "score 1"), ("learn", "learn 1"), ("publish", "publish version 2")),
+        *(("rollout-dispatcher", "call"), ("rollout-0", "load"), ("rollout-0", "generate")),
+        *(("reward-0", "score"), ("learner-0", "step"), ("learner-0", "publish")),
+    }
+    assert "judge-pool" in rows.values(), "an actor that has nothing to do is shown too"
 
 
 def test_the_key_is_nowhere(finished: Run) -> None:
