@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+from prometheus_client.parser import text_string_to_metric_families
 
 from actors.reward_dispatcher import RewardDispatcher
 from rlaif_ray.config import ServeRewardConfig, UserError
@@ -282,3 +285,48 @@ async def test_more_answers_than_may_wait_are_refused(start: Start) -> None:
     finally:
         os.kill(process, signal.SIGCONT)
     assert all(reward.outcome is Outcome.SCORED for reward in [*await first, *await waiting])
+
+
+async def test_prometheus_hears_what_became_of_every_answer(
+    start: Start, models: dict[str, Path], tmp_path: Path
+) -> None:
+    """Ray's agent tells of it, some seconds later, under the directory's name."""
+    directory = tmp_path / "told"
+    shutil.copytree(models["one"], directory)
+    server = await start(directory, max_queued=30)
+    asked = answers(20)
+    await server.score([*asked, AnswerToScore("long", Prompt("long", "one"), "two " * 40)])
+    with pytest.raises(Overloaded):
+        await server.score(answers(31))
+    encoder = AnswerEncoder.load(directory, trust_remote_code=False)
+    expected = {
+        "ray_rlaif_reward_server_answers_total scored": 20,
+        "ray_rlaif_reward_server_answers_total failed": 1,
+        "ray_rlaif_reward_server_answers_total refused": 31,
+        "ray_rlaif_reward_server_tokens_total": sum(len(encoder.encode(one.prompt, one.text)) for one in asked),
+        "ray_rlaif_reward_server_latency_seconds_count": 1,
+        "ray_rlaif_reward_server_waiting": 0,
+        "ray_rlaif_reward_server_oldest_time_seconds": 0,
+        "ray_rlaif_reward_server_in_flight": 0,
+        "ray_rlaif_reward_server_actors": 1,
+        "ray_rlaif_reward_server_starting": 0,
+        "ray_rlaif_reward_server_version": 1,
+    }
+    deadline = time.monotonic() + 120.0
+    while (told := await asyncio.to_thread(told_of, directory)) != expected:
+        assert time.monotonic() < deadline, told
+        await asyncio.sleep(0.5)
+
+
+def told_of(directory: Path) -> dict[str, float]:
+    """What Ray's agent tells of the server of a model, but for how latencies are distributed."""
+    (node,) = ray.nodes()
+    with urllib.request.urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics") as reply:
+        families = list(text_string_to_metric_families(reply.read().decode()))
+    samples = [sample for family in families for sample in family.samples]
+    runs = {sample.labels["run"] for sample in samples if sample.labels.get("name") == str(directory)}
+    return {
+        f"{sample.name} {sample.labels.get('outcome', '')}".strip(): sample.value
+        for sample in samples
+        if sample.labels.get("run") in runs and re.search(r"_server_.*(?<!_bucket)(?<!_sum)$", sample.name)
+    }
