@@ -190,6 +190,8 @@ class RolloutPool:
             concurrency=_CALLS_AT_A_TIME,
             # It holds no grant, and a node elsewhere could not go while it is there.
             node=ray.get_runtime_context().get_node_id(),
+            # The driver calls, and answers are for others.
+            stores_results=True,
         )
         self._version: WeightVersion | None = None
         self._serving = 0  # replicas, when weights were loaded last

@@ -27,20 +27,24 @@ def spawn(
     concurrency: int | None = None,
     node: str | None = None,
     slot: Slot | None = None,
+    stores_results: bool = False,
 ) -> Any:
     """Start an actor and return its handle at once.
 
     `restarts`: Ray starts the actor again when it dies and repeats the calls that it had, so they must be repeatable.
-    `concurrency`: calls that an async actor works on at once. `node` or `slot`: where it must live. Threads are set in
-    the actor's environment, as torch and OpenMP read them once, at import; waiting threads yield their core, since
-    actors may outnumber cores.
+    `concurrency`: calls that an async actor works on at once. `node` or `slot`: where it must live. `stores_results`:
+    small results go to the object store too, rather than to whoever called. Threads are set in the actor's environment,
+    as torch and OpenMP read them once, at import; waiting threads yield their core, since actors may outnumber cores.
     """
+    environment = process_environment(resources)
+    if stores_results:
+        environment["RAY_max_direct_call_object_size"] = "0"
     options: dict[str, Any] = {
         "name": name,
         "num_cpus": resources.cpus,
         "num_gpus": resources.gpus,
         "resources": resources.custom,
-        "runtime_env": {"env_vars": process_environment(resources)},
+        "runtime_env": {"env_vars": environment},
     }
     if restarts:
         options |= {"max_restarts": -1, "max_task_retries": -1}

@@ -132,6 +132,15 @@ async def run(pool: RolloutPool, learner: Learner, iterations: int) -> None:
     )
 
 
+async def test_answers_however_few_lie_in_the_object_store(model: Path, pool: RolloutPool) -> None:
+    """Ray would send small results to the driver, and on from there."""
+    await pool.load(published(model, read_weights(model), 1))
+    shards = list(pool.generate(requests(2)))
+    ray.wait(shards, num_returns=len(shards), fetch_local=False)
+    places = ray.experimental.get_object_locations(shards)
+    assert all(places[shard]["node_ids"] for shard in shards)
+
+
 async def test_a_run_goes_on_from_version_to_version_and_refuses_a_replica_that_got_another_tensor(
     model: Path, pool: RolloutPool
 ) -> None:
