@@ -147,7 +147,8 @@ class Placement:
         self._seeing.add(ray.get_runtime_context().get_node_id())
         homes = {node for group in groups for node in placement_group_table(group)["bundles_to_node_id"].values()}
         asked = sorted(homes - self._seeing)
-        seeing = await asyncio.gather(*(_sees(node, config, config.read_text()) for node in asked))
+        text = config.read_text()
+        seeing = await asyncio.gather(*(_sees(node, config, text) for node in asked))
         blind = [node for node, sees in zip(asked, seeing, strict=True) if not sees]
         if blind:
             raise UserError(

@@ -1,7 +1,8 @@
-"""A small Llama that vLLM serves, the same under Hugging Face, and its weights as versions."""
+"""A small Llama that vLLM serves, the same under Hugging Face, its weights as versions, and an engine to load them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from rlaif_ray.engines.vllm_rollout import TokenRequest, VllmRolloutEngine
 from rlaif_ray.records import Weights, WeightVersion
 from rlaif_ray.weights import fingerprint_of, to_torch
 
@@ -74,3 +76,43 @@ def spoil(worker: Any) -> None:
     """Runs in vLLM's worker: one tensor of the model that is being served becomes another."""
     model = worker.model_runner.get_model()
     model.model.norm.weight.data[::2] *= 1.5
+
+
+class Engine:
+    """The engine in an actor: one process drives one."""
+
+    def __init__(self, model: str, workers: int = 1) -> None:
+        self._engine = VllmRolloutEngine(
+            model,
+            dtype="float32",
+            context_tokens=33,
+            threads=1,
+            kv_cache_gib=1,
+            gpu_memory_utilization=0.5,
+            enforce_eager=True,
+            trust_remote_code=False,
+            workers=workers,
+        )
+
+    def call(self, work: Callable[[VllmRolloutEngine], Any]) -> Any:
+        return work(self._engine)
+
+
+def load(version: WeightVersion, weights: Weights, parts: int = 3) -> Callable[[VllmRolloutEngine], None]:
+    """Loads them in parts that cut layers in two."""
+
+    def work(engine: VllmRolloutEngine) -> None:
+        items = list(weights.items())
+        engine.begin_load()
+        for start in range(parts):
+            engine.take(items[start::parts])
+        engine.finish_load(version)
+
+    return work
+
+
+def requests(count: int, temperature: float = 1.0) -> list[TokenRequest]:
+    return [
+        TokenRequest(f"s{n}", f"g{n}", f"p{n}", (1, 4 + n % 30, 9, 5), 1000 + n, temperature, max_tokens=8)
+        for n in range(count)
+    ]

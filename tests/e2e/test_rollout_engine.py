@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,34 +12,26 @@ import torch
 
 from actors.spawn import spawn
 from rlaif_ray.config import ActorResources
-from rlaif_ray.engines.vllm_rollout import TokenRequest, VllmRolloutEngine
-from rlaif_ray.records import FinishReason, Rollouts, Weights, WeightVersion
+from rlaif_ray.engines.vllm_rollout import TokenRequest
+from rlaif_ray.records import FinishReason, Rollouts, WeightVersion
 from rlaif_ray.weights import fingerprint_of, read_weights
 from tests import served_model
-from tests.served_model import CANARY, logprobs_of, moved, reference, spoil, version_of, write_model
+from tests.served_model import (
+    CANARY,
+    Engine,
+    load,
+    logprobs_of,
+    moved,
+    reference,
+    requests,
+    spoil,
+    version_of,
+    write_model,
+)
 
 # Workers cannot import a test's modules: they must travel whole.
 ray.cloudpickle.register_pickle_by_value(served_model)
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-class Engine:
-    """The engine in an actor: one process holds one."""
-
-    def __init__(self, model: str) -> None:
-        self._engine = VllmRolloutEngine(
-            model,
-            dtype="float32",
-            context_tokens=33,
-            threads=1,
-            kv_cache_gib=1,
-            gpu_memory_utilization=0.5,
-            enforce_eager=True,
-            trust_remote_code=False,
-        )
-
-    def call(self, work: Callable[[VllmRolloutEngine], Any]) -> Any:
-        return work(self._engine)
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
@@ -50,26 +41,6 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     engine = spawn(Engine, f"engine-{request.param}", ActorResources(cpus=0.1), args=(str(directory),))
     yield directory, lambda work: ray.get(engine.call.remote(work))
     ray.kill(engine)
-
-
-def load(version: WeightVersion, weights: Weights, parts: int = 3) -> Callable[[VllmRolloutEngine], None]:
-    """Loads them in parts that cut layers in two."""
-
-    def work(engine: VllmRolloutEngine) -> None:
-        items = list(weights.items())
-        engine.begin_load()
-        for start in range(parts):
-            engine.take(items[start::parts])
-        engine.finish_load(version)
-
-    return work
-
-
-def requests(count: int, temperature: float = 1.0) -> list[TokenRequest]:
-    return [
-        TokenRequest(f"s{n}", f"g{n}", f"p{n}", (1, 4 + n % 30, 9, 5), 1000 + n, temperature, max_tokens=8)
-        for n in range(count)
-    ]
 
 
 def check_against(model: Any, rollouts: Rollouts) -> None:

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,10 @@ import torch
 from actors.rollout import RolloutPool
 from actors.spawn import spawn
 from rlaif_ray.config import ActorResources, PolicyConfig, RolloutConfig
-from rlaif_ray.engines.vllm_rollout import TokenRequest, VllmRolloutEngine
-from rlaif_ray.records import Prompt, SampleRequest, Weights, WeightVersion
+from rlaif_ray.records import Prompt, SampleRequest, WeightVersion
 from rlaif_ray.weights import NamedArrays, fingerprint_of, read_weights
 from tests import served_model
-from tests.served_model import logprobs_of, moved, reference, version_of, write_model
+from tests.served_model import Engine, load, logprobs_of, moved, reference, requests, version_of, write_model
 
 # Workers cannot import a test's modules: they must travel whole.
 ray.cloudpickle.register_pickle_by_value(served_model)
@@ -38,26 +37,6 @@ pytestmark = [
 ]
 
 WORKERS = 2
-
-
-class Engine:
-    """The engine in an actor: one process drives one."""
-
-    def __init__(self, model: str, workers: int) -> None:
-        self._engine = VllmRolloutEngine(
-            model,
-            dtype="float32",
-            context_tokens=33,
-            threads=1,
-            kv_cache_gib=1,
-            gpu_memory_utilization=0.5,
-            enforce_eager=True,
-            trust_remote_code=False,
-            workers=workers,
-        )
-
-    def call(self, work: Callable[[VllmRolloutEngine], Any]) -> Any:
-        return work(self._engine)
 
 
 @pytest.fixture(scope="module")
@@ -82,26 +61,6 @@ def pair(model: Path, two_gpus: None) -> Iterator[Any]:
     engine = spawn(Engine, "pair", ActorResources(cpus=0.1), args=(str(model), WORKERS))
     yield lambda work: ray.get(engine.call.remote(work))
     ray.kill(engine)
-
-
-def load(version: WeightVersion, weights: Weights, parts: int = 3) -> Callable[[VllmRolloutEngine], None]:
-    """Loads them in parts that cut layers in two."""
-
-    def work(engine: VllmRolloutEngine) -> None:
-        items = list(weights.items())
-        engine.begin_load()
-        for start in range(parts):
-            engine.take(items[start::parts])
-        engine.finish_load(version)
-
-    return work
-
-
-def requests(count: int) -> list[TokenRequest]:
-    return [
-        TokenRequest(f"s{n}", f"g{n}", f"p{n}", (1, 4 + n % 30, 9, 5), 1000 + n, 1.0, max_tokens=8)
-        for n in range(count)
-    ]
 
 
 def test_two_workers_draw_and_score_what_one_does(pair: Any, model: Path) -> None:
