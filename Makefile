@@ -28,11 +28,11 @@ demo: setup
 	$(BIN)/rlaif demo
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long and not gpu and not alone"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long and not gpu and not alone"
 	$(BIN)/python -m pytest -m alone
 
 test-long: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "long and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not gpu"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -76,6 +76,7 @@ class _Job:
 class _Worker:
     name: str
     actor: Any
+    started_at: float
     held: dict[str, _Job] = field(default_factory=dict)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     up: bool = False
@@ -220,6 +221,9 @@ class CallPool:
             oldest_s=now - self._queue[0].queued_at if self._queue else 0.0,
             in_flight=self.in_flight,
             actors=len(active),
+            starting_s=None
+            if any(worker.up for worker in active)
+            else now - min((worker.started_at for worker in active), default=now),
             idle_s=self._slack.seconds(len(self._jobs), len(active), bounds, now),
             throttled=bool(self._queue and self._limiter is not None and await self._limiter.throttled()),
         )
@@ -267,7 +271,7 @@ class CallPool:
         except ValueError:
             # A pool that died left a worker of this name, and Ray has not buried it yet: the next number will do.
             return
-        worker = _Worker(name, actor)
+        worker = _Worker(name, actor, time.monotonic())
         self._workers.append(worker)
         worker.tasks.append(asyncio.create_task(self._open(worker)))
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 # A backlog younger than this may yet be worked off by the actors that are there.
 SCALE_UP_DELAY_S = 0.5
 
+# Side by side processes start slowly, and the first may work the backlog off: so long the others wait for it.
+HEAD_START_S = 3.0
+
 # Latencies vary: so many times the calls that the quota keeps busy on average. An actor holds more, where it must.
 _MARGIN = 1.1
 
@@ -27,6 +30,7 @@ class Load:
     oldest_s: float  # age of the oldest queued call
     in_flight: int
     actors: int  # started or starting
+    starting_s: float | None  # for how long the first of them has been starting; None where one is up
     idle_s: float  # how long fewer calls than the actors can hold have been there
     throttled: bool  # the endpoint refuses calls for now, or its quota is the bound
 
@@ -85,18 +89,16 @@ class Slack:
 def wanted_actors(load: Load, bounds: Bounds) -> int:
     """Actors that the pool should have.
 
-    Grows to hold all calls that are of use in flight, when a backlog has lasted or nobody works; not while throttled,
-    as more actors get no more permits. Shrinks to what is needed after a lull.
+    One at once where there is none. Grows to hold all calls that are of use in flight, when a backlog has lasted and
+    the first actor is up or has had its head start; not while throttled, as more actors get no more permits. Shrinks to
+    what is needed after a lull.
     """
     calls = load.queued + load.in_flight
     needed = min(max(math.ceil(bounds.useful(calls) / bounds.calls_per_actor), bounds.min), bounds.max)
     if needed > load.actors:
-        floor = max(bounds.min, 1 if calls else 0)
-        if load.actors < floor:
-            return floor if load.throttled or load.oldest_s < SCALE_UP_DELAY_S else needed
-        if load.throttled or load.oldest_s < SCALE_UP_DELAY_S:
-            return load.actors
-        return needed
+        first = load.starting_s is not None and load.starting_s < HEAD_START_S
+        grows = not first and not load.throttled and load.oldest_s >= SCALE_UP_DELAY_S
+        return needed if grows else max(load.actors, bounds.min, 1 if calls else 0)
     if needed < load.actors and load.idle_s >= SCALE_DOWN_DELAY_S:
         return needed
     return min(load.actors, bounds.max)

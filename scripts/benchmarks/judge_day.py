@@ -96,6 +96,8 @@ def arrivals(endpoint: Endpoint, rng: random.Random) -> Iterator[tuple[float, in
 
 @dataclass
 class _Actor:
+    started: float
+    up: bool = False
     held: int = 0
     draining: bool = False
 
@@ -149,6 +151,7 @@ class _Pool:
         while self._starting and self._starting[0][0] <= now:
             _, name = heapq.heappop(self._starting)
             if name in self._actors:
+                self._actors[name].up = True
                 self._hungry[name] = None
         while self._queue and self._hungry:
             self._feed(next(iter(self._hungry)))
@@ -202,13 +205,16 @@ class _Pool:
         """As `actors.call_pool` does."""
         per_minute = self._endpoint.per_s * 60 / SCALE
         bounds = Bounds(0, ACTORS, _WORTH, allowed_in_flight(10_000, per_minute, self._latency.seconds, _WORTH))
-        active = [name for name, actor in self._actors.items() if not actor.draining]
+        active = {name: actor for name, actor in self._actors.items() if not actor.draining}
         queued, calls = len(self._queue), len(self._queue) + self._held
         load = Load(
             queued=queued,
             oldest_s=now - self._queue[0] if queued else 0.0,
             in_flight=self._held,
             actors=len(active),
+            starting_s=None
+            if any(actor.up for actor in active.values())
+            else now - min((actor.started for actor in active.values()), default=now),
             idle_s=self._slack.seconds(calls, len(active), bounds, now),
             throttled=bool(queued) and self._limiter.throttled(now),
         )
@@ -230,7 +236,7 @@ class _Pool:
     def _start(self, now: float) -> None:
         name = str(self.starts)
         self.starts += 1
-        self._actors[name] = _Actor()
+        self._actors[name] = _Actor(now)
         node = (len(self._actors) - 1) // _ACTORS_A_NODE
         if node == len(self._nodes):
             self._nodes.append(now + _NODE_STARTS_S)

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif_ray.judge.autoscale import (
+    HEAD_START_S,
     SCALE_DOWN_DELAY_S,
     SCALE_UP_DELAY_S,
     Bounds,
@@ -16,7 +17,7 @@ from rlaif_ray.judge.autoscale import (
 )
 
 BOUNDS = Bounds(min=1, max=4, calls_per_actor=100)
-LOAD = Load(queued=0, oldest_s=0.0, in_flight=0, actors=1, idle_s=0.0, throttled=False)
+LOAD = Load(queued=0, oldest_s=0.0, in_flight=0, actors=1, starting_s=None, idle_s=0.0, throttled=False)
 OLD = SCALE_UP_DELAY_S
 LULL = SCALE_DOWN_DELAY_S
 
@@ -30,6 +31,8 @@ LULL = SCALE_DOWN_DELAY_S
         ({"queued": 150, "oldest_s": OLD, "in_flight": 100}, 3),
         ({"queued": 9_000, "oldest_s": OLD}, 4),  # never above the largest
         ({"queued": 250, "in_flight": 100}, 1),  # too young a backlog
+        ({"queued": 250, "oldest_s": OLD, "starting_s": HEAD_START_S / 2}, 1),  # the first one starts faster alone
+        ({"queued": 250, "oldest_s": OLD, "starting_s": HEAD_START_S}, 3),
         ({"queued": 250, "oldest_s": OLD, "throttled": True}, 1),  # more actors get no more permits
         ({"queued": 250, "oldest_s": OLD, "actors": 4, "in_flight": 100}, 4),
         ({"actors": 4, "in_flight": 10, "idle_s": LULL / 2}, 4),  # a lull may be short
@@ -46,6 +49,7 @@ def test_none_at_rest_and_one_for_the_first_call() -> None:
     at_rest = dataclasses.replace(LOAD, actors=0)
     assert wanted_actors(at_rest, bounds) == 0
     assert wanted_actors(dataclasses.replace(at_rest, queued=1), bounds) == 1
+    assert wanted_actors(dataclasses.replace(at_rest, queued=400, oldest_s=OLD, starting_s=0.0), bounds) == 1
     assert wanted_actors(dataclasses.replace(at_rest, queued=1, throttled=True), bounds) == 1
     assert wanted_actors(dataclasses.replace(at_rest, actors=1, idle_s=LULL), bounds) == 0
 
@@ -93,6 +97,7 @@ loads = st.builds(
     oldest_s=st.floats(0, 100),
     in_flight=st.integers(0, 400),
     actors=st.integers(0, 4),
+    starting_s=st.none() | st.floats(0, 10),
     idle_s=st.floats(0, 100),
     throttled=st.booleans(),
 )
@@ -125,7 +130,7 @@ def test_a_load_that_swings_every_ten_seconds_keeps_its_actors_and_an_empty_queu
         queued, in_flight = max(0, calls - 100 * actors), min(calls, 100 * actors)
         idle_s = slack.seconds(calls, actors, bounds, now)
         oldest_s = now % 10 if queued else 0.0
-        actors = wanted_actors(Load(queued, oldest_s, in_flight, actors, idle_s, throttled=False), bounds)
+        actors = wanted_actors(Load(queued, oldest_s, in_flight, actors, None, idle_s, throttled=False), bounds)
         counts.append(actors)
     assert set(counts[10:1_100]) == {3}
     assert counts[1_100 + 150] == 0
