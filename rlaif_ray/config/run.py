@@ -286,14 +286,15 @@ class RunConfig(Section):
                 f"rollout.min_replicas: weights that are sent by {transfer} reach all replicas together; leave it out, "
                 "or set learner.weight_transfer=object_store"
             )
-        if transfer == "ipc" and self.rollout.resources.workers > 1:
+        rollout, learner = self.rollout.resources.gpus, self.learner.resources.gpus
+        if transfer == "ipc" and rollout + learner > 1:
             raise ValueError(
-                "learner.weight_transfer=ipc goes through a GPU that a replica shares with a rank, and an engine of "
-                "several GPUs shares none: set it to nccl or object_store"
+                "learner.weight_transfer=ipc goes through a GPU that a replica shares with a rank: set "
+                "rollout.resources.gpus and learner.resources.gpus, which add up to 1 at most, or "
+                "learner.weight_transfer to nccl or object_store"
             )
         if not self.placement.share_gpus:
             return
-        rollout, learner = self.rollout.resources.gpus, self.learner.resources.gpus
         if not (rollout and learner) or rollout + learner > 1:
             raise ValueError(
                 "placement.share_gpus divides one GPU between a replica and a rank: set rollout.resources.gpus and "

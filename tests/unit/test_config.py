@@ -343,8 +343,8 @@ def test_an_engine_has_a_worker_for_each_whole_gpu(minimal: Path, gpus: float, w
         (["learner.weight_transfer=nccl"], "learner.weight_transfer=nccl needs GPUs on both sides"),
         (["learner.weight_transfer=ipc", "learner.resources.gpus=0.5"], "learner.weight_transfer=ipc needs GPUs"),
         (
-            ["learner.weight_transfer=ipc", "learner.resources.gpus=1", "rollout.resources.gpus=2"],
-            "an engine of several GPUs shares none",
+            ["learner.weight_transfer=ipc", "learner.resources.gpus=1", "rollout.resources.gpus=1"],
+            "learner.weight_transfer=ipc .* add up to 1 at most",
         ),
         (
             ["rollout.resources.gpus=1.5"],
