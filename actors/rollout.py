@@ -13,10 +13,12 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from actors.exporting import Exporter
 from actors.placement import ANYWHERE, Reserved
 from actors.rollout_dispatcher import ReplicaState, RolloutDispatcher
 from actors.spawn import spawn
 from actors.weight_transfer import arriving
+from rlaif_ray import metrics
 from rlaif_ray.config import ActorResources, PolicyConfig, RolloutConfig
 from rlaif_ray.constitution.chain import RevisionChain
 from rlaif_ray.constitution.driving import converse
@@ -38,8 +40,16 @@ class RolloutWorker:
     """
 
     def __init__(
-        self, model: str, policy: PolicyConfig, rollout: RolloutConfig, transfer: WeightTransfer, shares_gpu: bool
+        self,
+        model: str,
+        policy: PolicyConfig,
+        rollout: RolloutConfig,
+        transfer: WeightTransfer,
+        shares_gpu: bool,
+        run: str = "",
     ) -> None:
+        """Metrics bear the run's id."""
+        self._export = Exporter(run=run, replica=ray.get_runtime_context().get_actor_name())
         self._engine = VllmRolloutEngine(
             model,
             dtype=policy.dtype,
@@ -58,6 +68,7 @@ class RolloutWorker:
         self._max_answer_tokens = policy.max_answer_tokens
         self._keeps_requests = rollout.on_update == "keep"
         self._turn = asyncio.Lock()
+        self._told_tokens = 0
         self._drawing = 0  # calls that draw or score, and those that wait for their turn to
 
     async def live(self) -> None:
@@ -119,9 +130,15 @@ class RolloutWorker:
                 await self._ensure(version)
                 yield
         finally:
+            self._tell()
             self._drawing -= 1
             if not self._drawing:
                 self._engine.sleep()
+
+    def _tell(self) -> None:
+        drawn = self._engine.drawn_tokens
+        self._export.add(metrics.ROLLOUT_TOKENS, drawn - self._told_tokens)
+        self._told_tokens = drawn
 
     async def _ensure(self, version: WeightVersion) -> None:
         """A replica that has no weights loads these. Raises WeightMismatch where it serves others."""
@@ -175,7 +192,7 @@ class RolloutPool:
                 RolloutWorker,
                 replica,
                 rollout.resources,
-                args=(str(model), policy, rollout, transfer, shares_gpus),
+                args=(str(model), policy, rollout, transfer, shares_gpus, run),
                 restarts=True,
                 slot=reserved.slot(index),
             )

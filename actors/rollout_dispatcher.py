@@ -20,7 +20,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from actors.exporting import Exporter
 from actors.weight_transfer import SentWeights
 from rlaif_ray import metrics
-from rlaif_ray.records import Rollouts, WeightVersion
+from rlaif_ray.records import WeightVersion
 
 logger = logging.getLogger(__name__)
 
@@ -111,8 +111,6 @@ class RolloutDispatcher:
                 version = version and (self._wanted or version)
             else:
                 replica.answered += requests
-                if isinstance(result, Rollouts):
-                    self._export.add(metrics.ROLLOUT_TOKENS, len(result.answer_tokens), replica=replica.name)
                 return result
             finally:
                 replica.pending -= requests

@@ -100,6 +100,7 @@ class VllmRolloutEngine:
         self._finished: dict[str, Any] = {}
         self._count = 0
         self.serving: WeightVersion | None = None
+        self.drawn_tokens = 0  # of the answers that were handed out, since the engine began
         self.tokenizer = self._llm.get_tokenizer()
 
     def generate(self, requests: Sequence[TokenRequest]) -> Rollouts:
@@ -147,6 +148,7 @@ class VllmRolloutEngine:
                 self._compare(drawing.version, _prompt_logprobs(canary))
         answers = [self._finished.pop(id).outputs[0] for id in drawing.ids]
         requests = drawing.requests
+        self.drawn_tokens += sum(len(answer.token_ids) for answer in answers)
         return Rollouts(
             sample_ids=tuple(request.sample_id for request in requests),
             group_ids=tuple(request.group_id for request in requests),

@@ -94,6 +94,22 @@ def test_chains_are_the_same_alone_and_together(pool: RolloutPool) -> None:
     assert all(len(revision.critique.split()) <= CRITIQUE for revision in revisions if revision.critique)
 
 
+def test_every_token_of_a_chain_is_counted(pool: RolloutPool) -> None:
+    """Those of replies that were of no use too, and of the ends of what was not cut off. A word is a token."""
+
+    def drawn() -> int:
+        asked = [replica.__ray_call__.remote(lambda worker: worker._engine.drawn_tokens) for replica in pool._replicas]
+        return sum(ray.get(asked))
+
+    before = drawn()
+    chains = converse(pool, [chain(str(number)) for number in range(8)])
+    revisions = [revision for one in chains for revision in one.revisions]
+    kept = [*(one.answer for one in chains), *(one.text for one in revisions if one.outcome is RevisionOutcome.REVISED)]
+    kept += [revision.critique for revision in revisions if revision.critique]
+    replies = len(chains) + sum(revision.attempts for revision in revisions)
+    assert sum(len(text.split()) for text in kept) < drawn() - before <= replies * max(ANSWER, CRITIQUE)
+
+
 def test_a_conversation_that_is_too_long_harms_no_other(pool: RolloutPool) -> None:
     """The example takes 6 x 3 tokens of form and 11 words, the prompt 3 + 3, an answer of n words 3 + n, the request
     3 + 2, the critique's beginning 2 and the critique 12: 57 + n, of 160. After it no revision finds room."""
