@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +45,7 @@ class ReplicaState:
 class _Replica:
     name: str
     actor: Any
+    life: asyncio.Future[None] | None = None  # from its start on; it ends by the error that says how it was lost
     serves: bool = False
     version: WeightVersion | None = None
     pending: int = 0  # requests
@@ -93,22 +95,28 @@ class RolloutDispatcher:
         return len(self._serving())
 
     async def call(self, method: str, requests: int, args: tuple[Any, ...], version: WeightVersion | None) -> Any:
-        """Have the least busy replica do it by this version. Where it dies over it another does, by the version that is
-        wanted by then. `requests` is what it counts for; references in `args` are fetched by the replica alone."""
+        """Have the least busy replica do it by this version. Where it dies over it another does; what waited meanwhile
+        is done by the version that is wanted by then. `requests` is what it counts for; references in `args` are
+        fetched by the replica alone."""
         self._attend_all()
         asked = time.time()
-        for _ in range(_MAX_LOSSES):
+        losses = 0
+        while losses < _MAX_LOSSES:
             await self._until(lambda: bool(self._serving()))
             replica = min(self._serving(), key=lambda one: one.pending)
             replica.pending += requests
             replica.asked.append(asked)
             self._tell(replica)
+            wanted = version and (self._wanted or version)
+            handed = not losses
             try:
-                result = await _once(replica, method, *args, *(() if version is None else (version,)))
+                if losses:  # several may have died together, and not over these requests
+                    await _once(replica, "__ray_ready__")
+                    handed = True
+                result = await _once(replica, method, *args, *(() if wanted is None else (wanted,)))
             except RayActorError:
                 logger.warning("%s died with %d requests, which go to others", replica.name, requests)
-                replica.serves = False
-                version = version and (self._wanted or version)
+                losses += handed
             else:
                 replica.answered += requests
                 return result
@@ -157,8 +165,9 @@ class RolloutDispatcher:
         try:
             while True:
                 await replica.actor.__ray_ready__.remote()
+                replica.life = asyncio.ensure_future(_unrepeated(replica, "live"))
                 try:
-                    await self._serve(replica)
+                    await self._serve(replica, replica.life)
                 except RayActorError as error:
                     replica.serves, replica.version = False, None
                     replica.losses += 1
@@ -168,7 +177,7 @@ class RolloutDispatcher:
             self._fault = error
             self._changed.set()
 
-    async def _serve(self, replica: _Replica) -> None:
+    async def _serve(self, replica: _Replica, life: asyncio.Future[None]) -> None:
         """From the wanted weights on until it dies."""
         while replica.version is not self._wanted:  # which may change meanwhile
             assert self._wanted is not None
@@ -176,13 +185,11 @@ class RolloutDispatcher:
         replica.serves = True
         self._changed.set()
         logger.info("%s serves", replica.name)
-        await _once(replica, "live")
+        await life
 
     async def _reload(self, replica: _Replica, version: WeightVersion, method: str) -> None:
-        try:
+        with suppress(RayActorError):  # whoever attends to it loads them when it is up again
             await self._load(replica, version, method)
-        except RayActorError:
-            replica.serves = False  # until whoever attends to it has it up again
 
     async def _load(self, replica: _Replica, version: WeightVersion, method: str) -> None:
         await _once(replica, method, version)
@@ -198,7 +205,21 @@ class RolloutDispatcher:
 
 
 async def _once(replica: _Replica, method: str, *args: Any) -> Any:
-    """Ask, and not again where the replica dies over it. Raises RayActorError then."""
+    """Ask, and not again where the replica dies over it. Raises RayActorError then.
+
+    What is asked of a dead replica waits in Ray for the next process, which may never come: the end of its life is the
+    end of that too.
+    """
+    assert replica.life is not None
+    answer = asyncio.ensure_future(_unrepeated(replica, method, *args))
+    await asyncio.wait([answer, replica.life], return_when=asyncio.FIRST_COMPLETED)
+    if not answer.done():
+        answer.cancel()
+        await replica.life
+    return await answer
+
+
+async def _unrepeated(replica: _Replica, method: str, *args: Any) -> Any:
     try:
         return await getattr(replica.actor, method).options(max_task_retries=0).remote(*args)
     except RayTaskError as error:

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,20 +60,22 @@ class Replica:
 
 
 class Pool:
-    def __init__(self, folder: Path, *, enough: int) -> None:
-        self.held, self.shut = [folder / f"held-{n}" for n in range(2)], [folder / f"shut-{n}" for n in range(2)]
+    def __init__(self, folder: Path, *, enough: int, replicas: int = 2) -> None:
+        self.held = [folder / f"held-{n}" for n in range(replicas)]
+        self.shut = [folder / f"shut-{n}" for n in range(replicas)]
         self._enough = enough
 
     def start(self) -> None:
-        files = zip(self.held, self.shut, strict=True)
+        names = [f"replica-{n}" for n in range(len(self.held))]
         self.replicas = [
-            spawn(Replica, f"replica-{n}", SMALL, args=paths, restarts=True) for n, paths in enumerate(files)
+            spawn(Replica, name, SMALL, args=paths, restarts=True)
+            for name, *paths in zip(names, self.held, self.shut, strict=True)
         ]
         self.dispatcher = spawn(
             RolloutDispatcher,
             "replica-dispatcher",
             ActorResources(cpus=0),
-            args=(["replica-0", "replica-1"], self._enough),
+            args=(names, self._enough),
             restarts=True,
             concurrency=100,
         )
@@ -110,32 +113,44 @@ class Pool:
             assert time.monotonic() < deadline, seen
             await asyncio.sleep(0.02)
 
-    async def until_both(self, **state: object) -> None:
-        for number in range(2):
+    async def until_wanted(self, number: int) -> None:
+        """Until the dispatcher has been told of these weights."""
+        deadline = time.monotonic() + 60.0
+        while await self.dispatcher.__ray_call__.remote(lambda dispatcher: dispatcher._wanted.number) != number:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
+
+    async def until_all(self, **state: object) -> None:
+        for number in range(len(self.replicas)):
             await self.until(number, **state)
 
     async def pid(self, number: int) -> int:
         return int(await self.replicas[number].__ray_call__.remote(lambda _: os.getpid()))
 
+    async def kill(self, number: int) -> None:
+        """The one that takes its place does not start before `shut` is gone."""
+        pid = await self.pid(number)
+        self.shut[number].touch()
+        os.kill(pid, signal.SIGKILL)
+
     def close(self) -> None:
+        for path in (*self.held, *self.shut):
+            path.unlink(missing_ok=True)
         for actor in (self.dispatcher, *self.replicas):
             ray.kill(actor)
 
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Iterator[Pool]:
-    pool = Pool(tmp_path, enough=1)
-    yield pool
-    for path in (*pool.held, *pool.shut):
-        path.unlink(missing_ok=True)
-    pool.close()
+    with closing(Pool(tmp_path, enough=1)) as pool:
+        yield pool
 
 
 async def test_what_a_killed_replica_had_is_answered_by_the_other_and_it_comes_back_with_the_wanted_version(
     pool: Pool,
 ) -> None:
     pool.start()
-    await pool.until_both(serves=True)
+    await pool.until_all(serves=True)
     assert await pool.load(7) == 2
     pids = [await pool.pid(0), await pool.pid(1)]
     pool.hold()
@@ -175,15 +190,15 @@ async def test_a_run_begins_with_enough_and_who_comes_later_has_the_wanted_versi
 
 async def test_requests_wait_where_nobody_is_left(pool: Pool) -> None:
     pool.start()
-    await pool.until_both(serves=True)
+    await pool.until_all(serves=True)
     await pool.load(1)
     pool.hold()
     shares = [pool.ask(1), pool.ask(2)]
-    await pool.until_both(pending=1)
+    await pool.until_all(pending=1)
     old = {await pool.pid(0), await pool.pid(1)}
     for pid in old:
         os.kill(pid, signal.SIGKILL)
-    await pool.until_both(losses=1)
+    await pool.until_all(losses=1)
     pool.let_go()
     answers = [answer for share in shares for answer in await share]
     assert [(request, version) for request, _, version in answers] == [(1, 1), (2, 1)]
@@ -207,11 +222,11 @@ async def test_a_replica_that_does_not_prove_its_weights_is_an_error_for_all(poo
 async def test_what_is_lost_after_new_weights_came_is_drawn_by_those(pool: Pool) -> None:
     """Where batches are drawn ahead, the others serve the newer weights by then."""
     pool.start()
-    await pool.until_both(serves=True)
+    await pool.until_all(serves=True)
     await pool.load(1)
     pool.hold()
     shares = [pool.ask(1), pool.ask(2)]
-    await pool.until_both(pending=1)
+    await pool.until_all(pending=1)
     await pool.load(2)
     os.kill(await pool.pid(1), signal.SIGKILL)
     pool.let_go()
@@ -219,9 +234,64 @@ async def test_what_is_lost_after_new_weights_came_is_drawn_by_those(pool: Pool)
     assert [(request, version) for request, _, version in answers] == [(1, 2), (2, 2)]
 
 
+async def test_what_waited_while_new_weights_came_is_drawn_by_those(pool: Pool) -> None:
+    """Nobody is left who served the older ones."""
+    pool.start()
+    await pool.until_all(serves=True)
+    await pool.load(1)
+    pool.hold()
+    shares = [pool.ask(1), pool.ask(2)]
+    await pool.until_all(pending=1)
+    for number in range(2):
+        await pool.kill(number)
+    await pool.until_all(serves=False)
+    loading = asyncio.ensure_future(pool.load(2))
+    await pool.until_wanted(2)
+    pool.let_go()
+    for shut in pool.shut:
+        shut.unlink()
+    await loading
+    answers = [answer for share in shares for answer in await share]
+    assert [(request, version) for request, _, version in answers] == [(1, 2), (2, 2)]
+
+
+async def test_nobody_waits_for_a_replica_that_has_just_died(pool: Pool) -> None:
+    """Ray tells of a death about a second later; what it is asked to hand over meanwhile it keeps for the next process
+    of the actor, which may never come."""
+    pool.start()
+    await pool.until_all(serves=True)
+    await pool.load(1)
+    pool.hold()
+    busy = await pool.ask_held(0, 1, 2)
+    await pool.kill(1)
+    await asyncio.sleep(0.3)  # Ray knows, and the dispatcher does not
+    share = pool.ask(3)
+    loading = asyncio.ensure_future(pool.load(2))
+    await pool.until(1, serves=False)
+    pool.let_go()
+    assert await asyncio.wait_for(loading, 30.0) == 1
+    assert [request for shard in (busy, share) for request, *_ in await asyncio.wait_for(shard, 30.0)] == [1, 2, 3]
+
+
+async def test_requests_are_not_blamed_for_replicas_that_died_without_them(tmp_path: Path) -> None:
+    """Each of the dead still counts as serving when it is chosen to take over from the one before."""
+    with closing(Pool(tmp_path, enough=4, replicas=4)) as pool:
+        pool.start()
+        await pool.load(1)
+        pool.hold()
+        shares = [await pool.ask_held(number, number) for number in range(3)]
+        await pool.ask_held(3, *range(3, 10))  # so much that the others are less busy
+        for number in range(3):
+            await pool.kill(number)
+            await asyncio.sleep(0.9)
+        pool.let_go()
+        answers = [await asyncio.wait_for(share, 30.0) for share in shares]
+        assert [[request for request, *_ in answer] for answer in answers] == [[0], [1], [2]]
+
+
 async def test_a_dispatcher_that_is_killed_loses_nothing(pool: Pool) -> None:
     pool.start()
-    await pool.until_both(serves=True)
+    await pool.until_all(serves=True)
     await pool.load(4)
     pool.hold()
     share = pool.ask(1, 2)
