@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 LONG = 48  # tokens, the limit of an answer
+PATIENCE_S = 200.0
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +97,63 @@ def flip_a_bit_of_what_arrives(worker: Any) -> None:
 
 def mend(worker: Any) -> None:
     del worker._engine.take
+
+
+@dataclass(frozen=True)
+class Halt:
+    """Where a replica's next drawing stops, until it may go on. Calls may overtake each other on their way: those that
+    are made when this was reached find the replica drawing."""
+
+    folder: Path
+
+    async def reached(self) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not (self.folder / "reached").exists():
+            assert time.monotonic() < deadline, "it does not draw"
+            await asyncio.sleep(0.01)
+
+    def let_go(self) -> None:
+        (self.folder / "let-go").touch()
+
+    def at_the_beginning(self, worker: Any) -> None:
+        """Runs in the replica, as the next does: it does nothing else meanwhile."""
+
+        def begin(requests: Any) -> Any:
+            del worker._engine.begin
+            self._tell()
+            while not self._may_go_on():
+                time.sleep(0.01)
+            return worker._engine.begin(requests)
+
+        worker._engine.begin = begin
+
+    def after_some_steps(self, worker: Any) -> None:
+        """It may load meanwhile, and takes the steps that this needs."""
+        step, steps = worker._engine.step, itertools.count()
+
+        def step_or_wait() -> None:
+            if next(steps) < 8 or worker._engine.serving is None or self._may_go_on():
+                step()
+            else:
+                self._tell()
+                time.sleep(0.001)
+
+        worker._engine.step = step_or_wait
+
+    def _tell(self) -> None:
+        (self.folder / "reached").touch()
+
+    def _may_go_on(self) -> bool:
+        return (self.folder / "let-go").exists()
+
+
+@pytest.fixture
+def halts(tmp_path: Path) -> list[Halt]:
+    """One a replica."""
+    folders = [tmp_path / str(number) for number in range(2)]
+    for folder in folders:
+        folder.mkdir()
+    return [Halt(folder) for folder in folders]
 
 
 class Learner:
@@ -188,18 +248,30 @@ async def test_a_replica_that_serves_another_version_is_an_error(model: Path, po
     one, two = published(model, old, 1), published(model, moved(old, 0.05), 2)
     await pool.load(one)
     await pool._replicas[1].load.remote(two)
-    first, second = pool.generate(requests(8))
-    assert (await first).version == 1
-    with pytest.raises(WeightMismatch, match="serves version 2"):
-        await second
+    # Either share may be the first to come, and goes to the first replica.
+    answers = await asyncio.gather(*pool.generate(requests(8)), return_exceptions=True)
+    drawn, refused = sorted(answers, key=lambda answer: isinstance(answer, WeightMismatch))
+    assert drawn.version == 1
+    assert isinstance(refused, WeightMismatch)
+    assert "serves version 2" in str(refused)
 
 
-async def test_a_load_waits_for_the_answers_that_are_being_drawn(model: Path, pool: RolloutPool) -> None:
+async def test_a_load_waits_for_the_answers_that_are_being_drawn(
+    model: Path, pool: RolloutPool, halts: list[Halt]
+) -> None:
     old = read_weights(model)
     one, two = published(model, old, 1), published(model, moved(old, 0.05), 2)
     await pool.load(one)
+    for replica, halt in zip(pool._replicas, halts, strict=True):
+        await replica.__ray_call__.remote(halt.at_the_beginning)
     shards = pool.generate(requests(64))
-    await pool.load(two)
+    for halt in halts:
+        await halt.reached()
+    load = asyncio.ensure_future(pool.load(two))
+    assert not (await asyncio.wait([load], timeout=0.2))[0]
+    for halt in halts:
+        halt.let_go()
+    await load
     for rollouts in await asyncio.gather(*shards):
         np.testing.assert_array_equal(rollouts.token_versions, 1)
     for rollouts in await asyncio.gather(*pool.generate(requests(64))):
@@ -207,7 +279,7 @@ async def test_a_load_waits_for_the_answers_that_are_being_drawn(model: Path, po
 
 
 async def test_what_a_killed_replica_had_goes_to_the_other_and_it_comes_back_with_the_weights_that_are_wanted(
-    model: Path, pool: RolloutPool
+    model: Path, pool: RolloutPool, halts: list[Halt]
 ) -> None:
     """The same seeds: the other draws to the bit what the killed one would have."""
     two = published(model, moved(read_weights(model), 0.05), 2)
@@ -215,7 +287,9 @@ async def test_what_a_killed_replica_had_goes_to_the_other_and_it_comes_back_wit
     undisturbed = await asyncio.gather(*pool.generate(requests(64)))
     answered = (await pool.states())[0].answered
     pid = await pool._replicas[1].__ray_call__.remote(lambda worker: os.getpid())
+    await pool._replicas[1].__ray_call__.remote(halts[1].at_the_beginning)
     shards = pool.generate(requests(64))
+    await halts[1].reached()
     os.kill(pid, signal.SIGKILL)
     for before, after in zip(undisturbed, await asyncio.gather(*shards), strict=True):
         np.testing.assert_array_equal(after.token_versions, 2)
@@ -228,7 +302,7 @@ async def test_what_a_killed_replica_had_goes_to_the_other_and_it_comes_back_wit
     # It joins with version 3, which came while it was away, and has proved that before it is asked.
     three = published(model, moved(read_weights(model), 0.1), 3)
     await pool.load(three)
-    deadline = time.monotonic() + 200.0
+    deadline = time.monotonic() + PATIENCE_S
     while not (await pool.states())[1].serves:
         assert time.monotonic() < deadline, "it does not come back"
         await asyncio.sleep(0.1)
@@ -240,9 +314,10 @@ async def test_what_a_killed_replica_had_goes_to_the_other_and_it_comes_back_wit
     assert (await pool.states())[1].answered == 32 + second.answered
 
 
-async def test_answers_that_are_kept_go_on_under_new_weights_and_say_so(model: Path) -> None:
-    """Tokens that say version 1 have its log-probabilities, up to the last before the exchange; the first that says 2
-    has not. Asked for version 1 after that, the replica draws from the newer that it has."""
+async def test_answers_that_are_kept_go_on_under_new_weights_and_say_so(model: Path, halts: list[Halt]) -> None:
+    """The load waits for none of them, as they go on only after it. Tokens that say version 1 have its
+    log-probabilities, up to the last before the exchange; the first that says 2 has not. Asked for version 1 after
+    that, the replica draws from the newer that it has."""
     old = read_weights(model)
     one, two = published(model, old, 1), published(model, moved(old, 0.2), 2)
     before = reference(model, old)
@@ -252,9 +327,11 @@ async def test_answers_that_are_kept_go_on_under_new_weights_and_say_so(model: P
     )
     try:
         await replica.load.remote(one)
+        await replica.__ray_call__.remote(halts[0].after_some_steps)
         drawn = replica.generate.remote(requests(96), one)
-        await replica.load.remote(two)
-        assert not ray.wait([drawn], timeout=0)[0], "the load waited for the answers"
+        await halts[0].reached()
+        await asyncio.wait_for(replica.load.remote(two), PATIENCE_S)
+        halts[0].let_go()
         rollouts = await drawn
         later = await replica.generate.remote(requests(8), one)
     finally:
