@@ -15,6 +15,7 @@ from rlaif_ray.metrics import MetricsLog, MetricsRow
 from rlaif_ray.rundir import RunDirectory
 
 _PATIENCE_S = 1_000
+_ENDING_S = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Command:
     def end_by(self, number: signal.Signals) -> int:
         """Send a signal to all that run in its group, and return its exit code."""
         os.killpg(self.process.pid, number)
-        return self.process.wait(60)
+        return self.process.wait(_ENDING_S)
 
     def exit_code(self) -> int:
         """Once it has ended."""
