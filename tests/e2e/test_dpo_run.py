@@ -14,7 +14,7 @@ from rlaif_ray.weights import fingerprint_of, read_weights
 from tests.rlaif_command import Command, logged
 
 RECIPE = Path(__file__).parents[2] / "scripts" / "configs" / "dpo.yaml"
-PAIRS = 2000
+PAIRS = 8000  # enough that a kill after five steps finds most of them ahead
 SMALL = [
     *("prompts.limit=600", "prompts.held_out=60", "sft.limit=1500", "sft.epochs=1"),
     *(f"dpo.preferences=[{{path: toyworld:headlines, limit: {PAIRS}}}]", "dpo.epochs=2", "dpo.batch_size=32"),
