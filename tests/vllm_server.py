@@ -20,9 +20,22 @@ _PATIENCE_S = 600
 @contextmanager
 def vllm_server(model: str | Path, name: str, key: str) -> Iterator[str]:
     """The base URL of a server that serves `model` as `name` to callers with `key`."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    with _reserved_port() as port, _running(model, name, key, port) as server:
+        _wait_until_up(f"http://127.0.0.1:{port}/health", server)
+        yield f"http://127.0.0.1:{port}/v1"
+
+
+@contextmanager
+def _reserved_port() -> Iterator[int]:
+    """No other process is given this port while the server loads what it needs to bind it by its number."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server sets it, so that both may have it
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
+@contextmanager
+def _running(model: str | Path, name: str, key: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     environment = os.environ | {
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -41,8 +54,7 @@ def vllm_server(model: str | Path, name: str, key: str) -> Iterator[str]:
         start_new_session=True,
     )
     try:
-        _wait_until_up(f"http://127.0.0.1:{port}/health", server)
-        yield f"http://127.0.0.1:{port}/v1"
+        yield server
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
