@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from free_port import free_port
 from ray.autoscaler.node_provider import NodeProvider
 from ray.autoscaler.tags import (
     NODE_KIND_HEAD,
@@ -33,23 +33,8 @@ HEAD = "head"
 RAY = Path(sys.executable).with_name("ray")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def own_ports() -> list[str]:
-    """Options of `ray start` by which two nodes of one machine do not meet."""
-    return [
-        "--min-worker-port=0",
-        "--max-worker-port=0",
-        *(
-            f"--{name}={free_port()}"
-            for name in ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port")
-        ),
-    ]
+# Options of `ray start` by which two nodes of one machine do not meet: each takes any ports.
+OWN_PORTS = ("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0")
 
 
 class LoopbackNodes(NodeProvider):
@@ -113,7 +98,7 @@ class LoopbackNodes(NodeProvider):
                 *(RAY, "start", "--block", f"--address={self.provider_config['address']}"),
                 *(f"--node-ip-address={self.internal_ip(node)}", f"--resources={json.dumps(resources)}"),
                 *options,
-                *own_ports(),
+                *OWN_PORTS,
             ],
             # By this Ray says that the node which joins is the one that was asked for.
             env=os.environ | {"RAY_CLOUD_INSTANCE_ID": node, "RAY_NODE_TYPE_NAME": tags[TAG_RAY_USER_NODE_TYPE]},
@@ -152,7 +137,7 @@ def autoscaled_ray(
             *(RAY, "start", "--head", "--block", f"--temp-dir={folder / 'ray'}", f"--port={port}"),
             *("--node-ip-address=127.0.0.1", f"--num-cpus={head['CPU']:g}", "--include-dashboard=false"),
             *(f"--autoscaling-config={config}", f"--ray-client-server-port={free_port()}"),
-            *(f"--dashboard-port={free_port()}", *own_ports()),
+            *(f"--dashboard-port={free_port()}", *OWN_PORTS),
         ],
         env=environment | of_the_head,
         stdout=(folder / "head.log").open("wb"),

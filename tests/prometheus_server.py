@@ -6,7 +6,6 @@ import json
 import math
 import re
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -22,6 +21,7 @@ import yaml
 
 from rlaif_ray.doctor.machine import this_machine
 from scripts.grafana import Dashboard, Panel, Query
+from tests.free_port import free_port
 
 _START_S = 30.0
 
@@ -87,9 +87,7 @@ def watching(discovery: Path, directory: Path) -> Path:
 @contextmanager
 def serving(config: Path, directory: Path) -> Iterator[Prometheus]:
     """Run until the block ends, with its data and its log in `directory`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     with (directory / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(
             [

@@ -9,7 +9,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,9 @@ from pathlib import Path
 
 import psutil
 
-_PATIENCE_S = 120
+from tests.free_port import free_port
+
+_PATIENCE_S = 300
 _BIN = Path(sys.executable).parent
 
 
@@ -70,14 +71,15 @@ def ray_head(*, cpus: int = 4, **settings: str) -> Iterator[RayHead]:
     # `python` in an entry point is the one that runs the head.
     plain["PATH"] = f"{_BIN}{os.pathsep}{plain['PATH']}"
     plain |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    gcs, dashboard, *agents = _free_ports(6)
+    # A busy machine takes its time to start a node.
+    plain |= {"RAY_raylet_start_wait_time_s": "120"}
+    dashboard = free_port()
     process = subprocess.Popen(
         [
             *(_BIN / "ray", "start", "--head", "--block", f"--temp-dir={directory}", f"--num-cpus={cpus}"),
-            *("--node-ip-address=127.0.0.1", f"--port={gcs}", f"--dashboard-port={dashboard}"),
+            *("--node-ip-address=127.0.0.1", f"--port={free_port()}", f"--dashboard-port={dashboard}"),
             *("--dashboard-host=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0"),
-            *(f"--dashboard-agent-listen-port={agents[0]}", f"--dashboard-agent-grpc-port={agents[1]}"),
-            *(f"--runtime-env-agent-port={agents[2]}", f"--ray-client-server-port={agents[3]}"),
+            *("--dashboard-agent-listen-port=0", f"--ray-client-server-port={free_port()}"),
         ],
         env=plain | settings,
         stdout=(directory / "start.log").open("wb"),
@@ -96,15 +98,6 @@ def ray_head(*, cpus: int = 4, **settings: str) -> Iterator[RayHead]:
     finally:
         end_family(process)
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def _free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [one.getsockname()[1] for one in held]
-    finally:
-        for one in held:
-            one.close()
 
 
 def end_family(process: subprocess.Popen[bytes]) -> None:

@@ -20,7 +20,7 @@ from ray.cluster_utils import Cluster
 from actors.placement import Placement
 from rlaif_ray.config import RunConfig, UserError
 from rlaif_ray.rundir import RunDirectory
-from tests.loopback_nodes import RAY, own_ports
+from tests.loopback_nodes import OWN_PORTS, RAY
 
 MAY_MOUNT = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
 
@@ -36,7 +36,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     cluster.add_node(num_cpus=2, resources={"near": 1})
     start = f"{RAY} start --block --address={cluster.address} --num-cpus=2 --resources='{{\"far\": 1}}'"
     far = subprocess.Popen(
-        ["unshare", "--mount", "sh", "-c", f"mount -t tmpfs none {directory} && exec {start} {' '.join(own_ports())}"],
+        ["unshare", "--mount", "sh", "-c", f"mount -t tmpfs none {directory} && exec {start} {' '.join(OWN_PORTS)}"],
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
