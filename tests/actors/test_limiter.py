@@ -6,9 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +55,20 @@ def kill_limiter(name: str) -> None:
     os.kill(ray.get(actor.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
 
 
+async def answered_more(actors: Sequence[Any], count: int) -> None:
+    """Wait until callers that run have so many answers more."""
+
+    async def answered() -> int:
+        return sum(await asyncio.gather(*(actor.answered.remote() for actor in actors)))
+
+    async with asyncio.timeout(60.0):
+        goal = await answered() + count
+        while await answered() < goal:  # noqa: ASYNC110 - they are another process's
+            await asyncio.sleep(0.1)
+
+
 async def throttled(limiter: Limiter) -> None:
-    async with asyncio.timeout(20.0):
+    async with asyncio.timeout(60.0):
         while not await limiter.throttled():  # noqa: ASYNC110 - it is another process's
             await asyncio.sleep(0.02)
 
@@ -89,19 +100,17 @@ async def test_a_killed_limiter_comes_back_and_overruns_nothing() -> None:
         before = limiter_names()
         with callers(endpoint(server.url, max_concurrency=5, **quota), 2) as actors:
             (name,) = limiter_names() - before
-            running = [actor.run.remote(15.0) for actor in actors]
+            for actor in actors:
+                actor.run.remote(600.0)
+            await answered_more(actors, 20)
             for _ in range(2):
-                await asyncio.sleep(4.0)
                 kill_limiter(name)
-            await asyncio.gather(*running)
+                await answered_more(actors, 20)
         bill = await asyncio.to_thread(server.bill)
     assert refused(bill) == 0
     arrivals = sorted(line.arrived for line in bill)
     # Five at a time, of .7 s each: the sixth after any arrival comes .7 s later.
     assert all(sixth - first >= 0.69 for first, sixth in zip(arrivals, arrivals[5:], strict=False))
-    # It went on after each.
-    assert max(later - earlier for earlier, later in pairwise(arrivals)) < 6.0
-    assert len(arrivals) > 40
 
 
 async def test_a_dead_callers_slots_are_free_at_once() -> None:
@@ -160,11 +169,11 @@ async def test_a_retry_after_holds_everyone() -> None:
     to = endpoint("http://127.0.0.1:9/v1", model="busy")
     mine, other = Limiter(to), Limiter(to)
     lease = await mine.permit(CallSize(100, 1))
-    mine.refused(lease, {"retry-after": "1.5"})
-    await throttled(other)
     started = time.monotonic()
+    mine.refused(lease, {"retry-after": "3"})
+    await throttled(other)
     other.unsent(await other.permit(CallSize(100, 1)))
-    assert time.monotonic() - started > 1.0
+    assert time.monotonic() - started >= 2.9
 
 
 _OTHER_JOB = """
@@ -200,10 +209,9 @@ async def test_two_jobs_share_a_quota_and_either_may_end() -> None:
         assert other.stdout is not None
         assert await other.stdout.readline() == b"up\n"
         with callers(to, 1) as (mine,):
-            running = mine.run.remote(15.0)
-            assert await asyncio.wait_for(other.wait(), 60.0) == 0
-            ended = await mine.answered.remote()
-            assert await running > ended + 30
+            mine.run.remote(600.0)
+            assert await asyncio.wait_for(other.wait(), 120.0) == 0
+            await answered_more([mine], 30)
         bill = await asyncio.to_thread(server.bill)
     assert refused(bill) == 0
 
