@@ -20,7 +20,7 @@ from rlaif_ray.config import ActorResources, JudgeConfig
 from rlaif_ray.records import Outcome, Pair, Prompt
 
 PAIRS = 400
-_PATIENCE_S = 300.0
+_PATIENCE_S = 900.0
 _TICK_S = 0.25
 
 

@@ -209,7 +209,7 @@ async def start(server: Server, policy: Path, tmp_path: Path) -> AsyncIterator[A
     await until(lambda: {"reward-mix", "reward-watch"}.isdisjoint(ray.util.list_named_actors()))
 
 
-async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

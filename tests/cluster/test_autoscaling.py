@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import autoscaled_labelling
-import pytest
 from loopback_judge import LoopbackJudge, serving
 from loopback_nodes import autoscaled_ray
 
@@ -18,7 +17,6 @@ REPOSITORY = Path(__file__).parents[2]
 JUDGE_NODES = {"judge": {"resources": {"CPU": 1, "judge": 2}, "max_workers": 2}}
 
 
-@pytest.mark.timeout(600)
 def test_a_backlog_brings_nodes_for_judges_and_takes_them_away_and_nobody_else_moves() -> None:
     judge = LoopbackJudge(latency_s=1.0)
     with (

@@ -81,7 +81,11 @@ def gpus_of(node: str) -> float:
     return float(next(one for one in ray.nodes() if one["NodeID"] == node)["Resources"].get("GPU", 0))
 
 
-async def test_ranks_are_packed_engines_have_their_gpus_on_one_node_and_judges_are_elsewhere(cluster: Cluster) -> None:
+async def test_ranks_are_packed_engines_have_their_gpus_on_one_node_and_judges_are_elsewhere(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is there is granted by workers of four nodes that start at once: on a busy machine they take their time.
+    monkeypatch.setattr(placement, "_PATIENCE_S", 300.0)
     settings = config(
         learner={"ranks": 4, "resources": {"cpus": 1, "gpus": 1}},
         rollout={"replicas": 2, "resources": {"cpus": 1, "gpus": 2}},
