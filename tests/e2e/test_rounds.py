@@ -21,7 +21,7 @@ from tests.rlaif_command import Command, logged
 pytestmark = pytest.mark.timeout(1500)
 
 RECIPE = Path(__file__).parents[2] / "scripts" / "configs" / "human_then_ai.yaml"
-ITERATIONS = 4
+ITERATIONS = 8  # enough that a kill in the second round finds most of them ahead
 SMALL = [
     *("prompts.limit=600", "prompts.held_out=60", "sft.limit=1500", "sft.epochs=1"),
     *("collect.prompts=60", "collect.pairs_per_prompt=2", "reward.ensemble=2", "reward.epochs=1"),
