@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,28 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.free_port import free_port
+
 _PATIENCE_S = 600
 
 
 @contextmanager
 def vllm_server(model: str | Path, name: str, key: str) -> Iterator[str]:
     """The base URL of a server that serves `model` as `name` to callers with `key`."""
-    with _reserved_port() as port, _running(model, name, key, port) as server:
-        _wait_until_up(f"http://127.0.0.1:{port}/health", server)
-        yield f"http://127.0.0.1:{port}/v1"
-
-
-@contextmanager
-def _reserved_port() -> Iterator[int]:
-    """No other process is given this port while the server loads what it needs to bind it by its number."""
-    with socket.socket() as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server sets it, so that both may have it
-        holder.bind(("127.0.0.1", 0))
-        yield holder.getsockname()[1]
-
-
-@contextmanager
-def _running(model: str | Path, name: str, key: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    port = free_port()
     environment = os.environ | {
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -54,7 +40,8 @@ def _running(model: str | Path, name: str, key: str, port: int) -> Iterator[subp
         start_new_session=True,
     )
     try:
-        yield server
+        _wait_until_up(f"http://127.0.0.1:{port}/health", server)
+        yield f"http://127.0.0.1:{port}/v1"
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
