@@ -12,19 +12,19 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from actors.coalesce import Coalescer
 from actors.exporting import Exporter
 from actors.judge_workers import ApiWorker, Batch, Call, LabelerWorker
 from actors.ledger import LedgerHandle
 from actors.limiter import Limiter
-from actors.spawn import spawn
+from actors.spawn import ACTOR_DEATHS, spawn
 from rlaif_ray import metrics
 from rlaif_ray.config import EndpointConfig, Stopped, UserError
 from rlaif_ray.judge.autoscale import Bounds, Load, MeanLatency, Slack, allowed_in_flight, wanted_actors
@@ -186,7 +186,7 @@ class CallPool:
         if self._spent:
             return Answer(call.key, None, Outcome.OVER_BUDGET, self._spent)
         if self._scaler is None:
-            self._scaler = asyncio.create_task(self._keep_scale())
+            self._scaler = self._run(self._keep_scale())
         job = _Job(call, asyncio.get_running_loop().create_future(), time.monotonic())
         self._jobs[call.key] = job
         self._queue.append(job)
@@ -204,12 +204,9 @@ class CallPool:
         return [found.get(key) for key in keys]
 
     async def _keep_scale(self) -> None:
-        try:
-            while self._fault is None:
-                await self._scale()
-                await asyncio.sleep(_TICK_S)
-        except Exception as error:  # whatever it is, those who wait for answers must hear of it
-            self._fail(error)
+        while self._fault is None:
+            await self._scale()
+            await asyncio.sleep(_TICK_S)
 
     async def _scale(self) -> None:
         now = time.monotonic()
@@ -273,7 +270,7 @@ class CallPool:
             return
         worker = _Worker(name, actor, time.monotonic())
         self._workers.append(worker)
-        worker.tasks.append(asyncio.create_task(self._open(worker)))
+        worker.tasks.append(self._run(self._open(worker)))
 
     async def _open(self, worker: _Worker) -> None:
         try:
@@ -288,19 +285,16 @@ class CallPool:
                     ray.available_resources(),
                 )
             await opening
-        except RayActorError as error:
+        except ACTOR_DEATHS as error:
             self._start_deaths += 1
             if self._start_deaths >= _MAX_LOSSES:
                 self._fail(RuntimeError(f"{self._start_deaths} judge actors in a row died while starting: {error}"))
             else:
                 await self._lose(worker, error)
             return
-        except Exception as error:  # it cannot start, and neither could the next one
-            self._fail(cause_of(error))
-            return
         self._start_deaths = 0
         worker.up = True
-        worker.tasks.extend(asyncio.create_task(self._feed(worker)) for _ in range(self._feeding.loops))
+        worker.tasks.extend(self._run(self._feed(worker)) for _ in range(self._feeding.loops))
 
     async def _feed(self, worker: _Worker) -> None:
         """One of a worker's loops: take calls, hand them over, pass the answers on."""
@@ -309,11 +303,8 @@ class CallPool:
             worker.held.update({job.call.key: job for job in jobs})
             try:
                 batch: Batch = await worker.actor.judge.remote([job.call for job in jobs])
-            except RayActorError as error:
+            except ACTOR_DEATHS as error:
                 await self._lose(worker, error)
-                return
-            except Exception as error:  # not the call's fault but everyone's: a refused key, or a defect
-                self._fail(cause_of(error))
                 return
             for answer in batch.answers:
                 worker.held.pop(answer.key, None)
@@ -367,6 +358,16 @@ class CallPool:
             if task is not keep:
                 task.cancel()
         ray.kill(worker.actor)
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """What a task raises is no call's fault but everyone's: a refused key, a broken ledger, or a defect."""
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            self._fail(cause_of(error))
 
     def _resolve(self, answer: Answer) -> None:
         job = self._jobs.pop(answer.key, None)

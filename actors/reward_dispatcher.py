@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from actors.exporting import Exporter
 from actors.reward import checked, package_of
 from actors.reward_workers import CannotLoad, RewardWorkers, Worker, sentence_of
+from actors.spawn import ACTOR_DEATHS
 from rlaif_ray import metrics
 from rlaif_ray.config import ServeRewardConfig, UserError
 from rlaif_ray.records import AnswerToScore, Outcome, offsets_of
@@ -223,7 +224,7 @@ class RewardDispatcher:
         try:
             async with asyncio.timeout(self._config.timeout_s):
                 raw: NDArray[np.float32] = await worker.actor.score.remote(version.number, tokens, offsets)
-        except (TimeoutError, RayActorError) as error:
+        except (TimeoutError, *ACTOR_DEATHS) as error:
             reason = sentence_of(error) or f"no answer within {self._config.timeout_s:g} s"
             self._workers.lose(worker, reason)
             self._put_back(batch, reason)

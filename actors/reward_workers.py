@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
-from actors.spawn import spawn
+from actors.spawn import ACTOR_DEATHS, spawn
 from rlaif_ray.config import ServeRewardConfig
 from rlaif_ray.serving.scaling import ServerLoad, wanted_actors
 
@@ -142,7 +142,7 @@ class RewardWorkers:
         while (lacking := [one for one in self._workers if one.up and version not in one.loaded]) or not self.up:
             loads = [worker.actor.load.remote(version, model) for worker in lacking]
             for worker, result in zip(lacking, await asyncio.gather(*loads, return_exceptions=True), strict=True):
-                if isinstance(result, RayActorError):
+                if isinstance(result, ACTOR_DEATHS):
                     deaths += 1
                     self.lose(worker, result)
                 elif isinstance(result, BaseException):
@@ -213,7 +213,7 @@ class RewardWorkers:
                 version = min(lacking)
                 await worker.actor.load.remote(version, self._models[version])
                 worker.loaded.add(version)
-        except (RayActorError, RayTaskError) as error:
+        except RayError as error:  # it died, refuses the model, or could not be started at all
             self._start_deaths += 1
             self._start_error = sentence_of(error)
             self._next_start = time.monotonic() + min(self._start_deaths, _LONGEST_PAUSE_S)

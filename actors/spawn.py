@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import ray
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.placement import Slot
@@ -12,6 +13,9 @@ from rlaif_ray.config import ActorResources
 
 # Of the actors that all jobs of a cluster share, as they share a quota or a file.
 SHARED_NAMESPACE = "rlaif-ray"
+
+# What calls of an actor that is not started again come to at its death: Ray's memory monitor has an error of its own.
+ACTOR_DEATHS = (RayActorError, OutOfMemoryError)
 
 # What Ray counts on the head alone, which no autoscaler takes away.
 _HEAD = "node:__internal_head__"

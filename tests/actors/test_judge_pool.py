@@ -3,19 +3,27 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
+import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 from aiohttp import web
 from loopback_judge import LoopbackJudge, p_first, serving, serving_handler
+from ray.exceptions import OutOfMemoryError
 
-from actors.judge import Judges, start_judges
+from actors.judge import JudgePool, Judges, start_judges
+from actors.judge_workers import Batch, Call
 from rlaif_ray.config import JudgeConfig, Stopped, UserError
 from rlaif_ray.records import Outcome, Pair, Preference, Prompt
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 KEY_VARIABLE = "RLAIF_TEST_JUDGE_KEY"
 
@@ -252,6 +260,41 @@ async def test_a_killed_pool_is_asked_again_and_buys_nothing_twice(start: Any, s
     totals = await judges.totals()
     assert totals.replies == 300
     assert len(server.prompts) - 300 <= totals.ambiguous <= 32
+
+
+async def test_a_ledger_that_fails_when_a_dead_actors_calls_go_back_ends_the_run(
+    start: Any, server: LoopbackJudge, tmp_path: Path
+) -> None:
+    server.latency_s = 5.0
+    labelling = asyncio.ensure_future((await start()).label(pairs(2), "collect"))
+
+    async def all_are_asked() -> bool:
+        return len(server.arrivals) == 4
+
+    await until(all_are_asked)
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as ledger:
+        ledger.execute("DROP TABLE attempts")
+    os.kill(await ray.get_actor("judge-0").__ray_call__.remote(lambda _: os.getpid()), signal.SIGKILL)
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        await asyncio.wait_for(labelling, 60.0)
+
+
+async def test_an_actor_that_ends_for_want_of_memory_is_replaced(start: Any) -> None:
+    judges = await start()
+    await judges.label(pairs(2), "collect")
+    await ray.get_actor("judge-pool").__ray_call__.remote(_starve_workers)
+    asked = pairs(10)
+    check(await judges.label(asked, "collect"), asked)
+
+
+def _starve_workers(pool: JudgePool) -> None:
+    """From here on they are as Ray's memory monitor leaves an actor that is not started again."""
+
+    async def judge(calls: Sequence[Call]) -> Batch:
+        raise OutOfMemoryError("the node is running low on memory")
+
+    for worker in pool._pools[0]._workers:
+        worker.actor.judge = SimpleNamespace(remote=judge)
 
 
 async def test_every_judge_of_an_ensemble_and_a_cascade_has_calls_of_its_own(start: Any, server: LoopbackJudge) -> None:

@@ -12,13 +12,17 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 from prometheus_client.parser import text_string_to_metric_families
+from ray.exceptions import OutOfMemoryError
 
+from actors import reward_workers
 from actors.reward_dispatcher import RewardDispatcher
+from actors.spawn import spawn
 from rlaif_ray.config import ServeRewardConfig, UserError
 from rlaif_ray.records import AnswerToScore, Message, Outcome, Prompt
 from rlaif_ray.reward.encoding import AnswerEncoder
@@ -172,6 +176,32 @@ async def test_killed_actors_lose_nothing_and_answer_nothing_twice(
     rewards = [reward for call in calls for reward in await call]
     check(asked, rewards, offline(models["one"], asked))
     await until(lambda: server.state().actors == 2)
+
+
+async def test_actors_that_end_for_want_of_memory_are_replaced(
+    start: Start, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one while it loads, and the next one while it scores."""
+
+    def spawned(*arguments: Any, **options: Any) -> Any:
+        actor = spawn(*arguments, **options)
+        method = ["load", "score", None][min(len(begun), 2)]
+        begun.append(actor)
+        if method is not None:
+            setattr(actor, method, SimpleNamespace(remote=_out_of_memory))
+        return actor
+
+    begun: list[Any] = []
+    monkeypatch.setattr(reward_workers, "spawn", spawned)
+    server = await asyncio.wait_for(start(), 60.0)
+    asked = answers(20)
+    check(asked, await asyncio.wait_for(server.score(asked), 60.0), offline(models["one"], asked))
+    assert len(begun) == 3
+
+
+async def _out_of_memory(*arguments: Any) -> Any:
+    """What calls come to after Ray's memory monitor has ended an actor that is not started again."""
+    raise OutOfMemoryError("the node is running low on memory")
 
 
 async def test_versions_change_under_load_and_every_answer_is_of_the_one_it_names(
