@@ -19,7 +19,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from actors.exporting import Exporter
-from actors.weight_transfer import SentWeights
+from actors.weight_transfer import SentWeights, not_to_one_alone
 from rlaif_ray import metrics
 from rlaif_ray.records import WeightVersion
 
@@ -78,7 +78,7 @@ class RolloutDispatcher:
         """Have every replica load this version, the first one when enough have started; one that comes later loads it
         before it serves. Returns how many serve.
 
-        Raises WeightMismatch when one does not prove that it serves it.
+        Raises WeightMismatch when one does not prove that it serves it, or dies while weights are sent to all.
         """
         if self._wanted is None:
             await self.ready()
@@ -88,7 +88,7 @@ class RolloutDispatcher:
         self._export.set(metrics.ROLLOUT_REPLICAS, len(self._replicas))
         serving = self._serving()
         if sent is not None:
-            await sent.send([replica.actor for replica in serving])
+            await _sent(sent, serving, version)
         method = "load" if sent is None else "finish_load"
         await asyncio.gather(*(self._reload(replica, version, method) for replica in serving))
         await self._until(lambda: bool(self._serving()))
@@ -202,6 +202,18 @@ class RolloutDispatcher:
         self._export.set(metrics.ROLLOUT_REQUESTS, replica.pending, replica=name)
         self._export.set(metrics.ROLLOUT_OLDEST_TIME, min(replica.asked, default=0.0), replica=name)
         self._export.set(metrics.ROLLOUT_VERSION, math.nan if version is None else version.number, replica=name)
+
+
+async def _sent(weights: SentWeights, replicas: Sequence[_Replica], version: WeightVersion) -> None:
+    """Raises WeightMismatch where one of these dies meanwhile: the ranks would wait for it for ever."""
+    sending = asyncio.ensure_future(weights.send([replica.actor for replica in replicas]))
+    lives = [replica.life for replica in replicas if replica.life is not None]
+    await asyncio.wait([sending, *lives], return_when=asyncio.FIRST_COMPLETED)
+    for life in lives:
+        if life.done():
+            sending.cancel()
+            raise not_to_one_alone(version) from life.exception()
+    await sending
 
 
 async def _once(replica: _Replica, method: str, *args: Any) -> Any:

@@ -118,16 +118,21 @@ async def arriving(version: WeightVersion) -> AsyncIterator[NamedArrays]:
     Raises WeightMismatch for weights that are sent: they come once, and not to one replica alone.
     """
     if isinstance(version.weights, SentWeights):
-        raise WeightMismatch(
-            f"a replica has lost version {version.number}, and weights that are sent over a GPU come to all replicas "
-            "or to none; the same command again goes on from the last checkpoint"
-        )
+        raise not_to_one_alone(version)
     if isinstance(version.weights, Path):
         for file in read_files(version.weights):
             yield file.items()
     else:
         for reference in version.weights:
             yield (await reference).tensors()
+
+
+def not_to_one_alone(version: WeightVersion) -> WeightMismatch:
+    """What there is to say where a replica that died lacks weights that are sent."""
+    return WeightMismatch(
+        f"a replica has lost version {version.number}, and weights that are sent over a GPU come to all replicas "
+        "or to none; the same command again goes on from the last checkpoint"
+    )
 
 
 def _free_port() -> int:

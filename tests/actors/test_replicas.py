@@ -12,10 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import RayActorError
 
 from actors.rollout_dispatcher import ReplicaState, RolloutDispatcher
 from actors.spawn import spawn
@@ -232,6 +234,43 @@ async def test_what_is_lost_after_new_weights_came_is_drawn_by_those(pool: Pool)
     pool.let_go()
     answers = [answer for share in shares for answer in await share]
     assert [(request, version) for request, _, version in answers] == [(1, 2), (2, 2)]
+
+
+async def test_a_call_that_fails_alone_does_not_end_its_replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a request overtook the call that would have told of the process's end, which then came to the next
+    process and tells of nothing. Ray is played."""
+    asked: list[tuple[str, asyncio.Future[Any]]] = []
+
+    class Method:
+        def __init__(self, name: str) -> None:
+            self._name = name
+
+        def options(self, **options: Any) -> Method:
+            return self
+
+        def remote(self, *arguments: Any) -> asyncio.Future[Any]:
+            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            asked.append((self._name, future))
+            if self._name == "__ray_ready__":
+                future.set_result(None)
+            return future
+
+    async def nth(number: int, name: str) -> asyncio.Future[Any]:
+        deadline = time.monotonic() + 30.0
+        while len(found := [future for method, future in asked if method == name]) < number:
+            assert time.monotonic() < deadline, asked
+            await asyncio.sleep(0.01)
+        return found[number - 1]
+
+    replica = SimpleNamespace(**{name: Method(name) for name in ("__ray_ready__", "live", "answer")})
+    monkeypatch.setattr(ray, "get_actor", lambda name: replica)
+    dispatcher = RolloutDispatcher(["replica"], enough=1)
+    await dispatcher.ready()
+    answering = asyncio.create_task(dispatcher.call("answer", 1, (), None))
+    (await nth(1, "answer")).set_exception(RayActorError())
+    (await nth(2, "answer")).set_result("drawn")
+    assert await answering == "drawn"
+    assert len([method for method, _ in asked if method == "live"]) == 1
 
 
 async def test_what_waited_while_new_weights_came_is_drawn_by_those(pool: Pool) -> None:

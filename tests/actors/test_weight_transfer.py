@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import RayActorError
 
 from actors.rollout_dispatcher import RolloutDispatcher
 from actors.weight_transfer import WeightSender, arriving, sent_by
@@ -62,6 +63,27 @@ async def test_all_ranks_send_to_all_replicas_which_then_prove_what_they_got(mon
     second = sent_by(version(2, "a"), ranks)
     await pool.load(second)
     assert calls == [("replica 0", "load", second), ("replica 1", "load", second)]
+
+
+async def test_a_replica_that_dies_while_weights_are_sent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ranks wait for it where they meet over the device, and nothing tells them."""
+    named = {name: handle([], name, "load", "finish_load") for name in ("replica 0", "replica 1")}
+    dies, lives = (asyncio.get_running_loop().create_future() for _ in range(2))
+    named["replica 1"].live.remote = iter([dies, lives]).__next__
+    asked = asyncio.Event()
+
+    def send_weights(replicas: list[Any]) -> asyncio.Future[None]:
+        asked.set()
+        return asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(ray, "get_actor", named.__getitem__)
+    pool = RolloutDispatcher(list(named), enough=2)
+    rank = SimpleNamespace(send_weights=SimpleNamespace(remote=send_weights))
+    loading = asyncio.create_task(pool.load(sent_by(version(7, "a"), [rank])))
+    await asked.wait()
+    dies.set_exception(RayActorError())
+    with pytest.raises(WeightMismatch, match="version 7, and weights that are sent over a GPU come to all"):
+        await asyncio.wait_for(loading, 30.0)
 
 
 async def test_weights_that_are_sent_do_not_come_to_one_replica_alone() -> None:
