@@ -9,7 +9,7 @@ from dataclasses import dataclass
 SCALE_UP_DELAY_S = 0.5
 
 # Side by side processes start slowly, and the first may work the backlog off: so long the others wait for it.
-HEAD_START_S = 3.0
+HEAD_START_S = 2.0
 
 # Latencies vary: so many times the calls that the quota keeps busy on average. An actor holds more, where it must.
 _MARGIN = 1.1
