@@ -218,7 +218,8 @@ class RolloutPool:
         await self._dispatcher.ready.remote()
 
     async def load(self, version: WeightVersion) -> None:
-        self._serving = await self._dispatcher.load.remote(version)
+        # A dispatcher that Ray has restarted does not know that the run has begun, and goes on with fewer.
+        self._serving = await self._dispatcher.load.remote(version, self._version is None)
         self._version = version
 
     async def states(self) -> list[ReplicaState]:

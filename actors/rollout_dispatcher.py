@@ -74,13 +74,14 @@ class RolloutDispatcher:
         self._attend_all()
         await self._until(lambda: len(self._serving()) >= self._enough)
 
-    async def load(self, version: WeightVersion) -> int:
-        """Have every replica load this version, the first one when enough have started; one that comes later loads it
-        before it serves. Returns how many serve.
+    async def load(self, version: WeightVersion, first: bool = True) -> int:
+        """Have every replica load this version, the run's first one when enough have started; one that comes later
+        loads it before it serves. Returns how many serve.
 
         Raises WeightMismatch when one does not prove that it serves it, or dies while weights are sent to all.
         """
-        if self._wanted is None:
+        self._attend_all()
+        if self._wanted is None and (first or isinstance(version.weights, SentWeights)):
             await self.ready()
         sent = version.weights if isinstance(version.weights, SentWeights) and not self._wants(version) else None
         self._wanted = version

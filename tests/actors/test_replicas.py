@@ -66,6 +66,7 @@ class Pool:
         self.held = [folder / f"held-{n}" for n in range(replicas)]
         self.shut = [folder / f"shut-{n}" for n in range(replicas)]
         self._enough = enough
+        self.version: WeightVersion | None = None
 
     def start(self) -> None:
         names = [f"replica-{n}" for n in range(len(self.held))]
@@ -83,8 +84,8 @@ class Pool:
         )
 
     async def load(self, number: int, fingerprint: str = "sound") -> int:
-        self.version = WeightVersion(number, fingerprint, (), (), ())
-        return int(await self.dispatcher.load.remote(self.version))
+        first, self.version = self.version is None, WeightVersion(number, fingerprint, (), (), ())
+        return int(await self.dispatcher.load.remote(self.version, first))
 
     def ask(self, *requests: int) -> Any:
         """Two of these may overtake each other on their way to the dispatcher."""
@@ -338,3 +339,16 @@ async def test_a_dispatcher_that_is_killed_loses_nothing(pool: Pool) -> None:
     os.kill(int(await pool.dispatcher.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
     pool.let_go()
     assert [(request, version) for request, _, version in await share] == [(1, 4), (2, 4)]
+
+
+async def test_a_run_that_has_begun_goes_on_with_fewer_than_enough_though_its_dispatcher_is_killed(
+    tmp_path: Path,
+) -> None:
+    with closing(Pool(tmp_path, enough=2)) as pool:
+        pool.start()
+        await pool.load(1)
+        await pool.kill(1)
+        await pool.until(1, losses=1)
+        os.kill(int(await pool.dispatcher.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
+        assert await asyncio.wait_for(pool.load(2), 60.0) == 1
+        assert [(request, version) for request, _, version in await pool.ask(1)] == [(1, 2)]
