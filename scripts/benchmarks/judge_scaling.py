@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -78,7 +78,7 @@ class Watched:
                 return sight
             await asyncio.sleep(_TICK_S)
 
-    def ask(self, count: int) -> Awaitable[Any]:
+    def ask(self, count: int) -> asyncio.Future[Any]:
         """New questions, none asked before."""
         first, self._asked = self._asked, self._asked + count
         pairs = [
@@ -92,8 +92,8 @@ class Watched:
         answers = self.ask(_PAIRS)
         await self.until(lambda _: len(self._server.arrivals) > seen)
         working_s = self._server.arrivals[seen] - asked
+        answered = (await self.until(lambda _: answers.done())).s
         await answers
-        answered = (await self.until(lambda _: True)).s
         return working_s, (await self.until(lambda sight: sight.actors == 0)).s - answered
 
     async def swing(self, times: int) -> None:
