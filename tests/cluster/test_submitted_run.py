@@ -90,7 +90,7 @@ def test_a_job_that_is_stopped_in_a_fit_does_not_wait_for_it(head: RayHead, tmp_
     wait_for(head, "fit", lambda: bool(logged(run_dir, SFT)))
     stopped = head.job("stop", "fit")
     assert "was stopped" in stopped.stdout, stopped.stdout + stopped.stderr
-    assert "rlaif: interrupted" in head.log("fit").splitlines()[-1]
+    assert "rlaif: interrupted" in head.log("fit"), head.log("fit")
 
 
 @pytest.mark.long
