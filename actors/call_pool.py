@@ -27,7 +27,7 @@ from actors.limiter import Limiter
 from actors.spawn import ACTOR_DEATHS, spawn
 from rlaif_ray import metrics
 from rlaif_ray.config import EndpointConfig, Stopped, UserError
-from rlaif_ray.judge.autoscale import Bounds, Load, MeanLatency, Slack, allowed_in_flight, wanted_actors
+from rlaif_ray.judge.autoscale import Bounds, Load, MeanLatency, Slack, allowed_in_flight, starting_s, wanted_actors
 from rlaif_ray.judge.ledger import Account, NotInLedger, Refusal, answer_of
 from rlaif_ray.judge.prices import Price, worst_cost_usd
 from rlaif_ray.judge.request import Answer, Reply, Request, call_key, endpoint_identity
@@ -218,9 +218,7 @@ class CallPool:
             oldest_s=now - self._queue[0].queued_at if self._queue else 0.0,
             in_flight=self.in_flight,
             actors=len(active),
-            starting_s=None
-            if any(worker.up for worker in active)
-            else now - min((worker.started_at for worker in active), default=now),
+            starting_s=starting_s([None if worker.up else worker.started_at for worker in active], now),
             idle_s=self._slack.seconds(len(self._jobs), len(active), bounds, now),
             throttled=bool(self._queue and self._limiter is not None and await self._limiter.throttled()),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # A backlog younger than this may yet be worked off by the actors that are there.
@@ -69,6 +70,12 @@ class MeanLatency:
         self._replies += 1
         before = self.seconds or 0.0
         self.seconds = before + max(_LEAST_WEIGHT, 1 / self._replies) * (latency_s - before)
+
+
+def starting_s(starts: Sequence[float | None], now: float) -> float | None:
+    """`Load.starting_s`, from when each actor was started; None for one that is up."""
+    begun = [start for start in starts if start is not None]
+    return None if len(begun) < len(starts) else now - min(begun, default=now)
 
 
 class Slack:

@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from rlaif_ray.judge.autoscale import Bounds, Load, MeanLatency, Slack, allowed_in_flight, wanted_actors
+from rlaif_ray.judge.autoscale import Bounds, Load, MeanLatency, Slack, allowed_in_flight, starting_s, wanted_actors
 from rlaif_ray.judge.rate_headers import SILENT
 from rlaif_ray.judge.rate_limit import Ending, Lease, Limits, Priority, RateLimiter, Settlement
 from rlaif_ray.judge.token_estimate import CallSize, Usage
@@ -212,9 +212,7 @@ class _Pool:
             oldest_s=now - self._queue[0] if queued else 0.0,
             in_flight=self._held,
             actors=len(active),
-            starting_s=None
-            if any(actor.up for actor in active.values())
-            else now - min((actor.started for actor in active.values()), default=now),
+            starting_s=starting_s([None if actor.up else actor.started for actor in active.values()], now),
             idle_s=self._slack.seconds(calls, len(active), bounds, now),
             throttled=bool(queued) and self._limiter.throttled(now),
         )

@@ -8,7 +8,6 @@ the median, and the range, over rounds.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import tempfile
@@ -21,8 +20,9 @@ from rich.table import Table
 
 from rlaif_ray.engines.training import Dtype
 from scripts.benchmarks.ppo import contenders
+from scripts.benchmarks.ppo.command import add_rounds, parser_of
 from scripts.benchmarks.ppo.layout import Layout, add_layout, layout_of
-from scripts.benchmarks.ppo.turns import MOST_FOREIGN, Spread, Turn, play
+from scripts.benchmarks.ppo.turns import Spread, Turn, play
 from scripts.benchmarks.ppo.workload import WORKLOADS, Workload, policy_bytes, run_config, write_workload
 
 Old = Literal["rollout", "recompute"]
@@ -54,12 +54,9 @@ class Figures:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--scenario", nargs="*", choices=_SCENARIOS, default=list(_SCENARIOS))
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of turns that count")
-    parser.add_argument("--workload", choices=WORKLOADS, default="small")
-    parser.add_argument("--foreign", type=float, default=MOST_FOREIGN, help="share of the machine that others may take")
-    parser.add_argument("--out", type=Path, help="write the figures there as JSON")
+    add_rounds(parser)
     add_layout(parser)
     arguments = parser.parse_args()
     figures = []

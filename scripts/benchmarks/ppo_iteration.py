@@ -15,7 +15,6 @@ then has its value head on the policy's trunk, and one model less to run and to 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -32,10 +31,11 @@ from rich.table import Table
 from rlaif_ray.config import UserError
 from rlaif_ray.engines.training import Dtype
 from scripts.benchmarks.ppo import contenders
+from scripts.benchmarks.ppo.command import parser_of
 from scripts.benchmarks.ppo.layout import Layout, add_layout, layout_of
 from scripts.benchmarks.ppo.parity import Gap, check_parity
 from scripts.benchmarks.ppo.trl_environment import DEFAULT, trl_python
-from scripts.benchmarks.ppo.turns import MOST_FOREIGN, Rounds, Spread, Turn, play
+from scripts.benchmarks.ppo.turns import Rounds, Spread, Turn, play
 from scripts.benchmarks.ppo.workload import WORKLOADS, Lengths, Workload, run_config, write_workload
 
 
@@ -88,13 +88,10 @@ class Figures:
 
 def main() -> None:
     names = {scenario.name: scenario for scenario in _SCENARIOS}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--scenario", nargs="*", choices=names, default=list(names))
     parser.add_argument("--pairs", type=int, default=5, help="pairs of turns that count")
-    parser.add_argument("--workload", choices=WORKLOADS, default="small")
-    parser.add_argument("--foreign", type=float, default=MOST_FOREIGN, help="share of the machine that others may take")
     parser.add_argument("--venv", type=Path, default=DEFAULT, help="where TRL has its environment")
-    parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     add_layout(parser)
     arguments = parser.parse_args()
     workload = WORKLOADS[arguments.workload]

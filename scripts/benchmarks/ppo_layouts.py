@@ -6,19 +6,17 @@ rollout actors alone; the reward actor and the learner have all cores in both, a
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from rlaif_ray.engines.training import Dtype
 from scripts.benchmarks.ppo import contenders
+from scripts.benchmarks.ppo.command import add_dtypes, add_rounds, measure_dtypes, parser_of
 from scripts.benchmarks.ppo.layout import Layout
-from scripts.benchmarks.ppo.turns import MOST_FOREIGN, Rounds, Spread, play
-from scripts.benchmarks.ppo.workload import WORKLOADS, Workload, run_config, write_workload
+from scripts.benchmarks.ppo.turns import Rounds, Spread, play
+from scripts.benchmarks.ppo.workload import Workload, run_config, write_workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +38,11 @@ class Figures:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dtype", nargs="*", choices=get_args(Dtype), default=get_args(Dtype))
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of turns that count")
-    parser.add_argument("--workload", choices=WORKLOADS, default="small")
-    parser.add_argument("--foreign", type=float, default=MOST_FOREIGN, help="share of the machine that others may take")
-    parser.add_argument("--out", type=Path, help="write the figures there as JSON")
+    parser = parser_of(__doc__)
+    add_dtypes(parser)
+    add_rounds(parser)
     arguments = parser.parse_args()
-    figures = []
-    for dtype in arguments.dtype:
-        print(dtype, flush=True)
-        figures.append(measure(dtype, WORKLOADS[arguments.workload], arguments.rounds, arguments.foreign))
-        for name in asdict(figures[-1]):
-            print(f"  {name.replace('_', ' ')}: {getattr(figures[-1], name)}")
-        if arguments.out is not None:
-            arguments.out.write_text(json.dumps([asdict(row) for row in figures], indent=2))
+    measure_dtypes(arguments, lambda dtype, workload: measure(dtype, workload, arguments.rounds, arguments.foreign))
 
 
 def measure(dtype: Dtype, workload: Workload, rounds: int, most_foreign: float) -> Figures:

@@ -9,19 +9,17 @@ log-probabilities before an update, which stale answers want.
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from rlaif_ray.engines.training import Dtype
 from scripts.benchmarks.ppo import contenders
+from scripts.benchmarks.ppo.command import add_dtypes, add_rounds, measure_dtypes, parser_of
 from scripts.benchmarks.ppo.layout import Layout
-from scripts.benchmarks.ppo.turns import MOST_FOREIGN, Spread, Turn, play
-from scripts.benchmarks.ppo.workload import WORKLOADS, Workload, run_config, write_workload
+from scripts.benchmarks.ppo.turns import Spread, Turn, play
+from scripts.benchmarks.ppo.workload import Workload, run_config, write_workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +39,15 @@ class Figures:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dtype", nargs="*", choices=get_args(Dtype), default=get_args(Dtype))
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of turns that count")
+    parser = parser_of(__doc__)
+    add_dtypes(parser)
+    add_rounds(parser)
     parser.add_argument("--iterations", type=int, default=4, help="of a turn of the overlapped loop")
-    parser.add_argument("--workload", choices=WORKLOADS, default="small")
-    parser.add_argument("--foreign", type=float, default=MOST_FOREIGN, help="share of the machine that others may take")
-    parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     arguments = parser.parse_args()
-    figures = []
-    for dtype in arguments.dtype:
-        print(dtype, flush=True)
-        workload = WORKLOADS[arguments.workload]
-        figures.append(measure(dtype, workload, arguments.rounds, arguments.iterations, arguments.foreign))
-        for name, value in asdict(figures[-1]).items():
-            print(f"  {name.replace('_', ' ')}: {getattr(figures[-1], name) if isinstance(value, dict) else value}")
-        if arguments.out is not None:
-            arguments.out.write_text(json.dumps([asdict(row) for row in figures], indent=2))
+    measure_dtypes(
+        arguments,
+        lambda dtype, workload: measure(dtype, workload, arguments.rounds, arguments.iterations, arguments.foreign),
+    )
 
 
 def measure(dtype: Dtype, workload: Workload, rounds: int, iterations: int, most_foreign: float) -> Figures:

@@ -109,6 +109,16 @@ class Pool:
     async def states(self) -> list[ReplicaState]:
         return list(await self.dispatcher.states.remote())
 
+    async def start_busy(self) -> list[Any]:
+        """Each replica serves version 1 and has a request, numbered from 1, that it cannot answer."""
+        self.start()
+        await self.until_all(serves=True)
+        await self.load(1)
+        self.hold()
+        shares = [self.ask(number + 1) for number in range(len(self.replicas))]
+        await self.until_all(pending=1)
+        return shares
+
     async def until(self, number: int, **state: object) -> None:
         """Until a replica is so."""
         deadline = time.monotonic() + 60.0
@@ -192,12 +202,7 @@ async def test_a_run_begins_with_enough_and_who_comes_later_has_the_wanted_versi
 
 
 async def test_requests_wait_where_nobody_is_left(pool: Pool) -> None:
-    pool.start()
-    await pool.until_all(serves=True)
-    await pool.load(1)
-    pool.hold()
-    shares = [pool.ask(1), pool.ask(2)]
-    await pool.until_all(pending=1)
+    shares = await pool.start_busy()
     old = {await pool.pid(0), await pool.pid(1)}
     for pid in old:
         os.kill(pid, signal.SIGKILL)
@@ -224,12 +229,7 @@ async def test_a_replica_that_does_not_prove_its_weights_is_an_error_for_all(poo
 
 async def test_what_is_lost_after_new_weights_came_is_drawn_by_those(pool: Pool) -> None:
     """Where batches are drawn ahead, the others serve the newer weights by then."""
-    pool.start()
-    await pool.until_all(serves=True)
-    await pool.load(1)
-    pool.hold()
-    shares = [pool.ask(1), pool.ask(2)]
-    await pool.until_all(pending=1)
+    shares = await pool.start_busy()
     await pool.load(2)
     os.kill(await pool.pid(1), signal.SIGKILL)
     pool.let_go()
@@ -276,12 +276,7 @@ async def test_a_call_that_fails_alone_does_not_end_its_replica(monkeypatch: pyt
 
 async def test_what_waited_while_new_weights_came_is_drawn_by_those(pool: Pool) -> None:
     """Nobody is left who served the older ones."""
-    pool.start()
-    await pool.until_all(serves=True)
-    await pool.load(1)
-    pool.hold()
-    shares = [pool.ask(1), pool.ask(2)]
-    await pool.until_all(pending=1)
+    shares = await pool.start_busy()
     for number in range(2):
         await pool.kill(number)
     await pool.until_all(serves=False)
