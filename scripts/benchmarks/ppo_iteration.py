@@ -1,7 +1,7 @@
 """One whole PPO iteration, beside that of TRL 1.12.0, the last release with a PPO trainer.
 
 `python -m scripts.benchmarks.ppo_iteration [--scenario NAME ...] [--pairs N]`. An iteration draws an answer to each of
-64 prompts of 32 tokens, scores them, and takes one epoch of steps on minibatches of 16, on a Qwen2 of 29M parameters;
+64 prompts of 32 tokens, scores them, and takes one epoch of steps on minibatches of 16, on a Llama of 29M parameters;
 ours also carries batches and weights between its Ray actors. Both sides start from the same models and take turns; a
 figure is the median, and the range, of the ratio of tokens a second within a pair of turns. Before that both compute
 one update on the same answers and must agree.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import functools
+import itertools
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +32,7 @@ from rlaif_ray.records import Prompt, Rollouts, SampleRequest, Scores, WeightVer
 from rlaif_ray.stages import Shards
 from scripts.benchmarks.ppo.learner_clock import peak_mib, read_clock, start_clock
 from scripts.benchmarks.ppo.turns import tell
-from scripts.benchmarks.ppo.workload import learner_models, read_prompts
+from scripts.benchmarks.ppo.workload import learner_models, prompt_tokens, read_prompts
 
 _MOST_ITERATIONS = 10_000
 
@@ -61,15 +62,18 @@ async def contend(directory: Path, config: RunConfig, block: int | None) -> None
     stages = OnlineStages(rollouts, reward, learner)
     await _actor_call("learner-0", start_clock)
     if block is None:
-        await _one_at_a_time(stages, config, prompts)
+        await _one_at_a_time(stages, config, prompts, prompt_tokens(directory))
     else:
         await _in_blocks(stages, config, prompts, block)
 
 
-async def _one_at_a_time(stages: OnlineStages, config: RunConfig, prompts: Sequence[Prompt]) -> None:
+async def _one_at_a_time(
+    stages: OnlineStages, config: RunConfig, prompts: Sequence[Prompt], tokens_of_prompts: Sequence[Sequence[int]]
+) -> None:
     clock = PhaseClock(stages.rollouts, stages.reward, stages.learner)
 
     def on_iteration(iteration: int, metrics: Mapping[str, float]) -> None:
+        _check_prompts(ray.get(clock.drawn), tokens_of_prompts)
         learning = ray.get(_actor_call("learner-0", read_clock))
         parts = clock.parts() | {f"learn/{name}": seconds for name, seconds in learning.seconds.items()}
         tokens = round(metrics[ANSWER_LENGTH] * len(prompts))
@@ -129,6 +133,7 @@ class PhaseClock:
     stepped: float = 0.0
     published: float = 0.0
     ends: list[asyncio.Future[float]] = field(default_factory=list)
+    drawn: list[Any] = field(default_factory=list)  # references to the newest rollouts
 
     async def load(self, version: WeightVersion) -> None:
         if not await asyncio.to_thread(sys.stdin.readline):
@@ -139,6 +144,7 @@ class PhaseClock:
 
     def generate(self, requests: Sequence[SampleRequest]) -> Shards[Rollouts]:
         shards: Shards[Rollouts] = self.rollouts.generate(requests)
+        self.drawn = list(shards)
         self.ends = [asyncio.ensure_future(asyncio.to_thread(_end_of, shards))]
         return shards
 
@@ -174,6 +180,17 @@ class PhaseClock:
             "learn": self.stepped - scored,
             "publish": self.published - self.stepped,
         }
+
+
+def _check_prompts(drawn: Sequence[Rollouts], wanted: Sequence[Sequence[int]]) -> None:
+    """Raises RuntimeError where the policy was shown other tokens than the peer is: it would have other work."""
+    shown = [
+        shard.prompt_tokens[start:end].tolist()
+        for shard in drawn
+        for start, end in itertools.pairwise(shard.prompt_offsets)
+    ]
+    if shown != list(wanted):
+        raise RuntimeError("the policy's tokenizer makes other tokens of the workload's prompts than were written")
 
 
 def _end_of(shards: Shards[Any]) -> float:

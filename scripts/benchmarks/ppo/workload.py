@@ -32,7 +32,7 @@ SPECIAL_TOKENS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A Qwen2 with tied embeddings, and one iteration's answers."""
+    """A Llama with tied embeddings, and one iteration's answers."""
 
     hidden_size: int
     layers: int
@@ -78,7 +78,7 @@ def write_workload(directory: Path, workload: Workload, lengths: Lengths, seed: 
         {"id": prompt.id, "text": prompt.content, "input_ids": encode_prompt(tokenizer, prompt)} for prompt in prompts
     ]
     (directory / "prompts.json").write_text(json.dumps(rows))
-    settings: Any = transformers.Qwen2Config
+    settings: Any = transformers.LlamaConfig
     config = settings(
         vocab_size=workload.vocabulary,
         hidden_size=workload.hidden_size,
@@ -94,8 +94,8 @@ def write_workload(directory: Path, workload: Workload, lengths: Lengths, seed: 
         num_labels=1,
         problem_type="regression",
     )
-    build_policy: Any = transformers.Qwen2ForCausalLM
-    build_reward: Any = transformers.Qwen2ForSequenceClassification
+    build_policy: Any = transformers.LlamaForCausalLM
+    build_reward: Any = transformers.LlamaForSequenceClassification
     torch.manual_seed(seed)
     policy = build_policy(config).eval()
     chance = 0.0 if lengths == "fixed" else chance_of_ending(workload.answer_tokens)

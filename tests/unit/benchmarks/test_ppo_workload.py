@@ -9,6 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rlaif_ray.policy.model import load_tokenizer
+from rlaif_ray.prompts import encode_prompt
 from scripts.benchmarks.ppo.layout import Layout
 from scripts.benchmarks.ppo.workload import (
     TINY,
@@ -16,6 +18,7 @@ from scripts.benchmarks.ppo.workload import (
     chance_of_ending,
     policy_bytes,
     prompt_tokens,
+    read_prompts,
     run_config,
     write_workload,
 )
@@ -53,6 +56,14 @@ def test_prompts_have_their_length(workload: tuple[Path, Lengths]) -> None:
     assert [len(prompt) for prompt in prompts] == [TINY.prompt_tokens] * TINY.prompts
 
 
+def test_actors_see_the_tokens_that_the_peer_sees(workload: tuple[Path, Lengths]) -> None:
+    """Actors read the tokenizer from its directory, where the model's type may call for another class."""
+    directory = workload[0]
+    for model in ("policy", "reference", "reward"):
+        tokenizer = load_tokenizer(directory / model, trust_remote_code=False)
+        assert [encode_prompt(tokenizer, prompt) for prompt in read_prompts(directory)] == prompt_tokens(directory)
+
+
 def test_the_config_says_what_the_peer_does(workload: tuple[Path, Lengths]) -> None:
     config = run_config(workload[0], TINY, dtype="bfloat16", layout=Layout(2, 1, 2), old_logprobs="recompute")
     assert config.recomputes_old_logprobs
@@ -61,7 +72,7 @@ def test_the_config_says_what_the_peer_does(workload: tuple[Path, Lengths]) -> N
 
 
 def test_published_weights_are_counted_once_where_they_are_tied(workload: tuple[Path, Lengths]) -> None:
-    """A Qwen2 layer of width h and inner width i: 4 h^2 + 3 h of attention, 3 h i, and two norms of h; beside them the
-    embedding and the last norm. Here 2 (16384 + 192 + 24576 + 128) + 16384 + 64 = 99008."""
-    assert policy_bytes(workload[0], "float32") == 4 * 99_008
-    assert policy_bytes(workload[0], "bfloat16") == 2 * 99_008
+    """A Llama layer of width h and inner width i: 4 h^2 of attention, 3 h i, and two norms of h; beside them the
+    embedding and the last norm. Here 2 (16384 + 24576 + 128) + 16384 + 64 = 98624."""
+    assert policy_bytes(workload[0], "float32") == 4 * 98_624
+    assert policy_bytes(workload[0], "bfloat16") == 2 * 98_624
