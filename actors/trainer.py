@@ -50,9 +50,9 @@ async def fit_sft(
 
     def work(on_step: OnStep) -> SftResult:
         from rlaif_ray import sft
-        from rlaif_ray.engines.deepspeed_engine import DeepSpeedEngine
+        from rlaif_ray.policy.watched_engine import WatchedEngine
 
-        return sft.fit_sft(config, ray.get(data), directory, DeepSpeedEngine, on_step)
+        return sft.fit_sft(config, ray.get(data), directory, WatchedEngine, on_step)
 
     return await _train(work, SFT, config.sft, checkpoints, metrics)
 
@@ -115,10 +115,10 @@ async def fit_dpo(
 
     def work(on_step: OnStep) -> DpoResult:
         from rlaif_ray import dpo
-        from rlaif_ray.engines.deepspeed_engine import DeepSpeedEngine
+        from rlaif_ray.policy.watched_engine import WatchedEngine
 
         pairs, measured = ray.get(data)
-        return dpo.fit_dpo(config, pairs, measured, start, directory, DeepSpeedEngine, on_step)
+        return dpo.fit_dpo(config, pairs, measured, start, directory, WatchedEngine, on_step)
 
     return await _train(work, DPO, config.dpo, checkpoints, metrics)
 
@@ -175,7 +175,7 @@ def _fit(job: _Job, config: FitConfig, checkpoints: Path) -> Any:
         ),
     )
     value = trainer.fit().return_value
-    if isinstance(value, UserError):
+    if isinstance(value, Exception):
         raise value
     return value
 
@@ -183,6 +183,8 @@ def _fit(job: _Job, config: FitConfig, checkpoints: Path) -> Any:
 def _run(train_loop_config: dict[str, _Job]) -> Any:
     """On every worker."""
     from ray.train import get_context
+
+    from rlaif_ray.policy.movement import UnexpectedMovement
 
     job = train_loop_config["job"]
     log = MetricsLog(job.metrics)
@@ -195,7 +197,7 @@ def _run(train_loop_config: dict[str, _Job]) -> Any:
 
     try:
         return job.work(on_step)
-    except UserError as error:
+    except (UserError, UnexpectedMovement) as error:
         # Returned, not raised: to start again would not mend it.
         return error
     finally:

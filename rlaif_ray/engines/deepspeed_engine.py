@@ -163,6 +163,22 @@ class DeepSpeedEngine:
                 with whole([parameter]):
                     yield name, parameter.detach()
 
+    def reached(self) -> set[str]:
+        """The parameters whose gradients' mean, which the optimizer keeps, is not zero. For after a step; every rank
+        must ask."""
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        found = set()
+        for name, parameter in self.module.named_parameters():
+            if parameter.requires_grad:
+                if self._clips_here:
+                    mean = self._engine.optimizer.state.get(parameter, {}).get("exp_avg")  # None where no gradient came
+                else:
+                    mean = safe_get_full_optimizer_state(parameter, "exp_avg")
+                if mean is not None and mean.any():
+                    found.add(name)
+        return found
+
     def save(self, directory: Path) -> None:
         """Write weights, optimizer and schedule under an existing directory. Every rank must call it."""
         self._engine.save_checkpoint(str(directory), tag="state")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -49,10 +50,12 @@ class TrainedModels:
         return {"policy": self.policy} | ({} if self.value is None else {"value": self.value})
 
     def watch(self) -> MovementWatch:
-        models = {name: partial(_snapshot, engine) for name, engine in self.engines.items()}
+        models: dict[str, Callable[[], Snapshot]] = {
+            name: partial(_snapshot, engine) for name, engine in self.engines.items()
+        }
         if (frozen := self.reference_model) is not None:
-            return MovementWatch(models | {"reference": lambda: snapshot(frozen, whole_one_by_one(frozen))})
-        return MovementWatch(models)
+            models["reference"] = lambda: snapshot(frozen, whole_one_by_one(frozen))
+        return MovementWatch(models, {name: engine.reached for name, engine in self.engines.items()})
 
 
 def load_trained_models(config: RunConfig, models: LearnerModels) -> TrainedModels:

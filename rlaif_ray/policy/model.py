@@ -23,6 +23,8 @@ from rlaif_ray.weights import to_torch
 
 PAD, BOS, EOS, UNK, SEP = "<pad>", "<bos>", "<eos>", "<unk>", "<sep>"
 
+_SOME_TOKENS = 1_000
+
 
 def load_policy(model: str | Path, *, dtype: Dtype, trust_remote_code: bool) -> Any:
     """A causal language model, without dropout, that takes packed sequences. Raises ValueError for one that cannot."""
@@ -36,9 +38,18 @@ def load_policy(model: str | Path, *, dtype: Dtype, trust_remote_code: bool) -> 
 
 
 def load_tokenizer(model: str | Path, *, trust_remote_code: bool) -> Any:
+    """Raises OSError where there is none, and ValueError where what transformers makes of it cannot read."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+    tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+    # For some types of models transformers takes another class than the tokenizer was saved as, and drops all text.
+    own_words = tokenizer.decode(list(range(min(len(tokenizer), _SOME_TOKENS))), skip_special_tokens=True)
+    if own_words and not tokenizer(own_words, add_special_tokens=False).input_ids:
+        raise ValueError(
+            f"transformers reads its tokenizer as a {type(tokenizer).__name__}, which finds no token in the words of "
+            "its own vocabulary"
+        )
+    return tokenizer
 
 
 def stop_token(generation_config: Any, tokenizer: Any) -> int:

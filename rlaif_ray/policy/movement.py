@@ -14,7 +14,8 @@ from rlaif_ray.weights import to_numpy
 
 
 class UnexpectedMovement(RuntimeError):
-    """After the first updates a trainable tensor is where it was, or a frozen one is not."""
+    """After the first updates a trainable tensor is where it was, and no gradient has reached it or most others are
+    too; or a frozen one is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +57,16 @@ def _shields(model: nn.Module) -> dict[str, str]:
 class MovementWatch:
     """Compares models before and after updates, until each that is trained has been seen to move.
 
-    A tensor that was shielded is looked at again after the next iteration that trains its model.
+    A tensor that was shielded is looked at again after the next iteration that trains its model. One whose update was
+    lost in rounding, as a large weight's is at a small learning rate, is where it was and yet trained, if most have
+    moved: `reached` tells, for the models that are trained, which tensors the optimizer holds a gradient of.
     """
 
-    def __init__(self, models: Mapping[str, Callable[[], Snapshot]]) -> None:
+    def __init__(
+        self, models: Mapping[str, Callable[[], Snapshot]], reached: Mapping[str, Callable[[], Collection[str]]]
+    ) -> None:
         self._models = dict(models)
+        self._reached = reached
         self._before: dict[str, Snapshot] = {}
         self._moved: dict[str, set[str]] = {name: set() for name in models}
 
@@ -83,6 +89,8 @@ class MovementWatch:
                 if after.frozen[name] != digest:
                     raise UnexpectedMovement(f"the {model}'s {name} is frozen, but an update moved it")
             moved = {name for name, digest in before.trainable.items() if after.trainable[name] != digest}
+            if len(before.trainable) / 2 < len(moved | before.shielded) < len(before.trainable):
+                moved.update(self._reached[model]())
             for name in before.trainable:
                 if name not in moved | before.shielded:
                     raise UnexpectedMovement(f"the {model}'s {name} is trainable, but updates did not move it")

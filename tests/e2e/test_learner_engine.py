@@ -19,6 +19,7 @@ from rlaif_ray.config import LoraConfig, ScratchModelConfig
 from rlaif_ray.engines.training import OptimizerSettings, TrainingEngine
 from rlaif_ray.policy.lora import add_adapters
 from rlaif_ray.policy.model import load_policy, save_model, scratch_policy, scratch_tokenizer
+from rlaif_ray.policy.movement import UnexpectedMovement
 from rlaif_ray.policy.recomputation import recompute_activations
 from rlaif_ray.weights import to_numpy
 from tests.plain_engine import PlainEngine
@@ -207,3 +208,42 @@ def test_a_divided_model_is_never_whole_on_a_rank_not_even_when_it_is_loaded_or_
         for name, tensor in weights_of(policy).items():
             np.testing.assert_array_equal(before[name], tensor)
             assert not np.array_equal(after[name], tensor)
+
+
+def watched_steps(variants: list[Variant]) -> list[list[str]]:
+    """On each rank, for each variant: what stopped a step without a gradient, one whose updates are too small for the
+    norms' ones, one whose are too small for any, and one of a model with a tensor that no loss depends on."""
+    from rlaif_ray.policy.watched_engine import WatchedEngine
+
+    def stopped_by(variant: Variant, *, gradient: float = 1.0, rate: float = 1e-8, spare: bool = False) -> str:
+        model = variant.model()
+        if spare:
+            model.spare = nn.Parameter(torch.ones(3))
+        engine = WatchedEngine(model, variant.settings)
+        engine.scale_learning_rate(rate / variant.settings.learning_rate)
+        try:
+            engine.backward(gradient * sum_of_losses(engine.model, torch.arange(5, 13)[None]), last=True)
+            engine.step()
+        except UnexpectedMovement as error:
+            return str(error)
+        return ""
+
+    return [
+        [
+            stopped_by(variant, gradient=0.0),
+            stopped_by(variant),
+            stopped_by(variant, rate=1e-30),
+            stopped_by(variant, spare=True),
+        ]
+        for variant in variants
+    ]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_step_that_leaves_a_tensor_untrained_is_stopped_and_one_that_rounding_ate_is_not(ranks: int) -> None:
+    variants = [Variant(stage=stage, offload=offload) for stage, offload in STAGES]
+    said = "the policy's {} is trainable, but updates did not move it"
+    first = "model.layers.0.self_attn.q_proj.weight"  # the embedding's zeros, those of padding, move at any rate
+    for rank in run_ranks(ranks, watched_steps, variants):
+        for stopped in rank:
+            assert stopped == ["", "", said.format(first), said.format("spare")]

@@ -1,9 +1,9 @@
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
-from rlaif_ray.policy.model import save_model, scratch_tokenizer, stop_token
+from rlaif_ray.policy.model import load_tokenizer, save_model, scratch_tokenizer, stop_token
 from rlaif_ray.prompts import encode_prompt
 from rlaif_ray.records import Prompt
 from rlaif_ray.weights import fingerprint_of, read_weights
@@ -47,6 +47,15 @@ def test_of_several_stop_tokens_the_one_that_ends_a_turn_ends_an_answer() -> Non
     assert stop_token(policy.generation_config, tokenizer) == tokenizer.eos_token_id
     policy.generation_config.eos_token_id = [7, 8]
     assert stop_token(policy.generation_config, tokenizer) == 7
+
+
+def test_a_tokenizer_that_transformers_reads_as_another_is_refused(tmp_path: Path) -> None:
+    """Beside a Qwen2 it takes its own class, with bytes for words, and finds none of them."""
+    scratch_tokenizer(["one two"]).save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path, trust_remote_code=False)("two one").input_ids == [1, 6, 5, 4]
+    Qwen2Config().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="as a Qwen2Tokenizer, which finds no token in the words of its own"):
+        load_tokenizer(tmp_path, trust_remote_code=False)
 
 
 def test_a_model_without_a_stop_token_is_refused() -> None:

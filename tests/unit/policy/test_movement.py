@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -32,7 +34,7 @@ def watch_of(**models: nn.Module) -> MovementWatch:
     def taking(model: nn.Module):  # type: ignore[no-untyped-def]
         return lambda: snapshot(model, model.named_parameters())
 
-    return MovementWatch({name: taking(model) for name, model in models.items()})
+    return MovementWatch({name: taking(model) for name, model in models.items()}, dict.fromkeys(models, frozenset))
 
 
 def frozen() -> Pair:
@@ -47,7 +49,9 @@ def test_what_moves_as_it_should_is_looked_at_once() -> None:
         taken.append(1)
         return snapshot(policy, policy.named_parameters())
 
-    watch = MovementWatch({"policy": counted, "reference": lambda: snapshot(reference, reference.named_parameters())})
+    watch = MovementWatch(
+        {"policy": counted, "reference": lambda: snapshot(reference, reference.named_parameters())}, {}
+    )
     for _ in range(3):
         watch.begin()
         nudge(policy.learnt)
@@ -71,6 +75,22 @@ def test_what_does_not_is_named(moved: tuple[str, ...], said: str) -> None:
     watch.begin()
     nudge(*(models.get_parameter(name) for name in moved))
     with pytest.raises(UnexpectedMovement, match=said):
+        watch.end({"policy"})
+
+
+@pytest.mark.parametrize(
+    ("moved", "reached", "stuck"),
+    [("xy", "z", None), ("xy", "", "z"), ("x", "yz", "y")],
+)
+def test_an_update_that_rounding_ate_is_one_where_a_gradient_came_and_most_have_moved(
+    moved: str, reached: str, stuck: str | None
+) -> None:
+    policy = nn.ParameterDict({name: torch.ones(2) for name in "xyz"})
+    takes = {"policy": lambda: snapshot(policy, policy.named_parameters())}
+    watch = MovementWatch(takes, {"policy": lambda: set(reached)})
+    watch.begin()
+    nudge(*(policy[name] for name in moved))
+    with nullcontext() if stuck is None else pytest.raises(UnexpectedMovement, match=f"the policy's {stuck} is train"):
         watch.end({"policy"})
 
 

@@ -1,6 +1,7 @@
 """The reward model before it is fitted, on several architectures."""
 
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from rlaif_ray.config import UserError
-from rlaif_ray.policy.model import PAD, save_model, scratch_tokenizer
+from rlaif_ray.policy.model import BOS, EOS, PAD, SEP, UNK, save_model, scratch_tokenizer
 from rlaif_ray.reward.initial import new_reward_model, reward_tokenizer, same_vocabulary
 from rlaif_ray.reward.model import load_reward_model, scalar_head
 from rlaif_ray.reward.scoring import score_sequences
@@ -30,7 +31,7 @@ DECODERS = sorted(CONFIGS.keys() - {"bert"})
 
 
 def causal_model(architecture: str, directory: Path, tokenizer: Any = None) -> Path:
-    tokenizer = tokenizer or scratch_tokenizer([WORDS])
+    tokenizer = tokenizer or (tokenizer_of_letters() if architecture == "qwen2" else scratch_tokenizer([WORDS]))
     config = CONFIGS[architecture]
     config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
     config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -39,6 +40,13 @@ def causal_model(architecture: str, directory: Path, tokenizer: Any = None) -> P
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
+
+
+def tokenizer_of_letters() -> Any:
+    """Beside a Qwen2 transformers takes a tokenizer of bytes, whatever was saved."""
+    vocabulary = {token: number for number, token in enumerate([PAD, BOS, EOS, UNK, SEP, *ascii_lowercase])}
+    build: Any = transformers.Qwen2Tokenizer
+    return build(vocab=vocabulary, merges=[], pad_token=PAD, bos_token=BOS, eos_token=EOS, unk_token=UNK)
 
 
 def tokenizer_without_padding() -> Any:
