@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rlaif_ray.config import DpoConfig, RunConfig, UserError
+from rlaif_ray.engines.partitioning import loading_for
 from rlaif_ray.engines.training import StartEngine, TrainingEngine
 from rlaif_ray.fitting import OnStep, bucketed_batches, longest_first, optimizer_settings, optimizer_steps
 from rlaif_ray.metrics import (
@@ -100,9 +101,10 @@ def fit_dpo(
     if not kept:
         raise UserError("no pair has a usable label, so there is nothing to train the policy on")
     policy = config.policy
-    model = load_policy(start, dtype=policy.dtype, trust_remote_code=policy.trust_remote_code)
-    if policy.lora is not None:
-        add_adapters(model, policy.lora, seed=config.seed)
+    with loading_for(config.dpo.zero_stage, policy.dtype):
+        model = load_policy(start, dtype=policy.dtype, trust_remote_code=policy.trust_remote_code)
+        if policy.lora is not None:
+            add_adapters(model, policy.lora, seed=config.seed)
     steps = optimizer_steps(config.dpo, len(kept))
     engine = start_engine(model, optimizer_settings(config.dpo, policy.dtype, steps))
     result = train_on_pairs(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from rlaif_ray.config import FitConfig, RunConfig, UserError
+from rlaif_ray.engines.partitioning import loading_for
 from rlaif_ray.engines.training import StartEngine, TrainingEngine
 from rlaif_ray.fitting import OnStep, bucketed_batches, longest_first, optimizer_settings, optimizer_steps
 from rlaif_ray.metrics import GRADIENT_NORM, LEARNING_RATE, LOSS
@@ -19,6 +20,7 @@ from rlaif_ray.policy.given import load_given
 from rlaif_ray.policy.likelihood import answer_logprobs
 from rlaif_ray.policy.model import save_model, scratch_policy, scratch_tokenizer, stop_token
 from rlaif_ray.policy.packing import Ragged
+from rlaif_ray.policy.served import served_weights
 from rlaif_ray.prompts import encode_answer, encode_prompt
 from rlaif_ray.records import Demonstration
 from rlaif_ray.rundir import directory_written_atomically
@@ -43,10 +45,12 @@ def fit_sft(
 ) -> SftResult:
     """Train, as one of the engine's ranks; rank 0 fills `directory`, whole or not at all.
 
-    Without demonstrations the given model is written there as it is. Raises UserError when every demonstration is
+    Without demonstrations the given model is written there as it is. Under ZeRO-3 a given model is never whole on a
+    rank but where it is written. Raises UserError when every demonstration is
     beyond the token limits.
     """
-    model, tokenizer = _start(config, demonstrations)
+    with loading_for(config.sft.zero_stage, config.policy.dtype):
+        model, tokenizer = _start(config, demonstrations)
     stop = stop_token(model.generation_config, tokenizer)
     examples = [
         (
@@ -72,7 +76,7 @@ def fit_sft(
     if kept:
         sequences = Ragged.of([np.array(prompt) for prompt, _ in kept], [np.array(answer) for _, answer in kept])
         loss = train_on_answers(engine, sequences, config.sft, steps, seed=config.seed, on_step=on_step)
-    weights = engine.gather_weights()
+    weights = served_weights(engine.module, config.learner.weight_bucket_mib * 2**20, kept=engine.rank == 0)
     if engine.rank == 0:
         with directory_written_atomically(directory) as unfinished:
             save_model(engine.module, weights, tokenizer, unfinished)

@@ -53,8 +53,12 @@ def deepspeed_config(stage: int, dtype: Dtype, offload: Offload, *, trains: bool
 
 
 @contextmanager
-def partitioned_loading(dtype: Dtype, offload: Offload) -> Iterator[None]:
-    """What transformers loads meanwhile is divided at once, tensor by tensor. Every rank must load the same."""
+def loading_for(stage: int, dtype: Dtype, offload: Offload = "none") -> Iterator[None]:
+    """Under ZeRO-3 what transformers loads meanwhile is divided at once, tensor by tensor, and every rank must load the
+    same; under other stages it is loaded whole."""
+    if stage < 3:
+        yield
+        return
     from transformers.integrations import deepspeed as integration
 
     attached_deepspeed()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from rlaif_ray.config import RunConfig
 from rlaif_ray.engines.deepspeed_engine import DeepSpeedEngine
-from rlaif_ray.engines.partitioning import partitioned_for_inference, partitioned_loading, whole_one_by_one
+from rlaif_ray.engines.partitioning import loading_for, partitioned_for_inference, whole_one_by_one
 from rlaif_ray.engines.training import OptimizerSettings
 from rlaif_ray.policy.experience import Reference
 from rlaif_ray.policy.lora import add_adapters, without_adapters
@@ -75,7 +74,7 @@ class _Loading:
     def trained_models(self) -> TrainedModels:
         config, ppo = self._config, self._config.ppo
         partitioned = config.learner.zero_stage == 3
-        with partitioned_loading(config.policy.dtype, config.learner.offload) if partitioned else nullcontext():
+        with loading_for(config.learner.zero_stage, config.policy.dtype, config.learner.offload):
             policy = self._policy()
             on_trunk = isinstance(policy, PolicyWithValue)
             value = self._value_model() if config.has_value_model and not on_trunk else None

@@ -149,13 +149,13 @@ def divided_model(directory: Path) -> tuple[bool, float, int, dict[str, NDArray[
     """On each rank: whether no large tensor was whole after loading, the share of the largest bucket's bytes that was
     ever whole, the number of buckets, and the weights before and after a step."""
     from rlaif_ray.engines.deepspeed_engine import DeepSpeedEngine
-    from rlaif_ray.engines.partitioning import partitioned_for_inference, partitioned_loading
+    from rlaif_ray.engines.partitioning import loading_for, partitioned_for_inference
     from rlaif_ray.policy import served
 
     def load() -> Any:
         return load_policy(directory, dtype="float32", trust_remote_code=False)
 
-    with partitioned_loading("float32", "none"):
+    with loading_for(3, "float32"):
         model, reference = load(), load().requires_grad_(False)
     divided = all(parameter.numel() == 0 for parameter in model.parameters() if parameter.ds_numel > PERSISTENT)
     engine = DeepSpeedEngine(model, OptimizerSettings(1e-2, 1.0, 3, "float32"))

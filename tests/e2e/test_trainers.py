@@ -20,6 +20,7 @@ from rlaif_ray.prompts import encode_prompt
 from rlaif_ray.records import Demonstration, LabelledPair, Prompt, RewardData
 from rlaif_ray.reward.model import RewardNormalisation, load_reward_model, members
 from rlaif_ray.reward.scoring import score_sequences
+from rlaif_ray.weights import read_weights
 from tests.small_models import SHAPE, WORDS, scored_rollouts, write_models
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -142,6 +143,25 @@ async def test_an_ensemble_is_pretrained_keeps_its_best_weights_and_goes_on(tmp_
     shutil.rmtree(tmp_path / "reward" / "1")
     assert await fit_reward(settings, data, start=sft, **where) == fits
     assert (tmp_path / "reward" / "0" / "model.safetensors").stat() == kept
+
+
+async def test_a_given_model_without_a_pad_token_is_tuned_alike_when_it_is_divided(tmp_path: Path) -> None:
+    """Its embedding grows by that token while two ranks hold half of it each."""
+    given, _ = write_models(tmp_path / "models")
+    tokenizer = AutoTokenizer.from_pretrained(given)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(given)
+    tuned = {}
+    for workers, stage in ((1, 0), (2, 3)):
+        into = tmp_path / f"stage{stage}"
+        settings = config(tmp_path, workers=workers, scratch=None, model=str(given))
+        settings = settings.model_copy(update={"sft": settings.sft.model_copy(update={"zero_stage": stage})})
+        await fit_sft(settings, DEMONSTRATIONS, into, checkpoints=into / "c", metrics=into / "metrics.jsonl")
+        tuned[stage] = read_weights(into)
+    before = read_weights(given)
+    assert any(len(tuned[0][name]) > len(weights) for name, weights in before.items())
+    for name, weights in tuned[0].items():
+        np.testing.assert_allclose(tuned[3][name], weights, atol=2e-3, err_msg=name)
 
 
 async def test_what_the_user_must_mend_arrives_as_such(tmp_path: Path) -> None:

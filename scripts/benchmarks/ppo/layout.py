@@ -19,10 +19,10 @@ class Layout:
 
 
 def add_layout(parser: argparse.ArgumentParser) -> None:
-    """By default the fastest one: an engine on every core, and then the others on all cores, one after the other."""
+    """By default every actor has all cores, one after the other."""
     cores = os.cpu_count() or 1
-    parser.add_argument("--replicas", type=int, default=cores)
-    parser.add_argument("--rollout-threads", type=int, default=1)
+    parser.add_argument("--replicas", type=int, default=1)
+    parser.add_argument("--rollout-threads", type=int, default=cores)
     parser.add_argument("--threads", type=int, default=cores, help="of the reward actor and of the learner")
     parser.add_argument("--compile", action="store_true", help="have vLLM compile the policy")
 
