@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from rlaif_ray.policy.model import (
     value_model_from_policy,
     value_model_from_reward,
 )
-from rlaif_ray.policy.movement import MovementWatch, Snapshot, snapshot
+from rlaif_ray.policy.movement import MovementWatch, snapshot, watch_engines
 from rlaif_ray.policy.packing import PackedInputs, answer_logits
 from rlaif_ray.policy.recomputation import recompute_activations
 from rlaif_ray.policy.served import served_model
@@ -49,12 +47,9 @@ class TrainedModels:
         return {"policy": self.policy} | ({} if self.value is None else {"value": self.value})
 
     def watch(self) -> MovementWatch:
-        models: dict[str, Callable[[], Snapshot]] = {
-            name: partial(_snapshot, engine) for name, engine in self.engines.items()
-        }
-        if (frozen := self.reference_model) is not None:
-            models["reference"] = lambda: snapshot(frozen, whole_one_by_one(frozen))
-        return MovementWatch(models, {name: engine.reached for name, engine in self.engines.items()})
+        if (reference := self.reference_model) is None:
+            return watch_engines(self.engines)
+        return watch_engines(self.engines, {"reference": lambda: snapshot(reference, whole_one_by_one(reference))})
 
 
 def load_trained_models(config: RunConfig, models: LearnerModels) -> TrainedModels:
@@ -138,10 +133,6 @@ class _Loading:
             offload=learner.offload,
         )
         return DeepSpeedEngine(model, settings)
-
-
-def _snapshot(engine: DeepSpeedEngine) -> Snapshot:
-    return snapshot(engine.module, engine.masters())
 
 
 def _of(reference: nn.Module) -> Reference:

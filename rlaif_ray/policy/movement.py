@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import xxhash
 from torch import Tensor, nn
@@ -101,3 +103,30 @@ class MovementWatch:
                 del self._models[model]
         if not awaited:
             self._models.clear()
+
+
+class TrainedEngine(Protocol):
+    """What a watch asks of an engine."""
+
+    @property
+    def module(self) -> nn.Module: ...
+
+    def masters(self) -> Iterable[tuple[str, Tensor]]:
+        """Every parameter by name, whole one at a time."""
+
+    def reached(self) -> Collection[str]:
+        """The parameters that the optimizer holds a gradient of."""
+
+
+def watch_engines(
+    engines: Mapping[str, TrainedEngine], frozen: Mapping[str, Callable[[], Snapshot]] | None = None
+) -> MovementWatch:
+    """Over models in training, by name, and others that stay as they are."""
+    return MovementWatch(
+        {name: partial(_snapshot_of, engine) for name, engine in engines.items()} | dict(frozen or {}),
+        {name: engine.reached for name, engine in engines.items()},
+    )
+
+
+def _snapshot_of(engine: TrainedEngine) -> Snapshot:
+    return snapshot(engine.module, engine.masters())

@@ -6,7 +6,7 @@ from torch import nn
 
 from rlaif_ray.engines.deepspeed_engine import DeepSpeedEngine
 from rlaif_ray.engines.training import OptimizerSettings
-from rlaif_ray.policy.movement import MovementWatch, snapshot
+from rlaif_ray.policy.movement import watch_engines
 
 
 class WatchedEngine(DeepSpeedEngine):
@@ -18,7 +18,7 @@ class WatchedEngine(DeepSpeedEngine):
 
     def __init__(self, model: nn.Module, settings: OptimizerSettings) -> None:
         super().__init__(model, settings)
-        self._watch = MovementWatch({"policy": lambda: snapshot(self.module, self.masters())}, {"policy": self.reached})
+        self._watch = watch_engines({"policy": self})
 
     def step(self) -> float:
         self._watch.begin()

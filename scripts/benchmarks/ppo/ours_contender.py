@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import functools
-import itertools
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -184,11 +183,7 @@ class PhaseClock:
 
 def _check_prompts(drawn: Sequence[Rollouts], wanted: Sequence[Sequence[int]]) -> None:
     """Raises RuntimeError where the policy was shown other tokens than the peer is: it would have other work."""
-    shown = [
-        shard.prompt_tokens[start:end].tolist()
-        for shard in drawn
-        for start, end in itertools.pairwise(shard.prompt_offsets)
-    ]
+    shown = [shard.prompt(row).tolist() for shard in drawn for row in range(len(shard))]
     if shown != list(wanted):
         raise RuntimeError("the policy's tokenizer makes other tokens of the workload's prompts than were written")
 
