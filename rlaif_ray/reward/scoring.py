@@ -1,7 +1,7 @@
 """Rewards of token sequences, the same for a shard whenever it is scored.
 
-Rows are taken in the order of their ids and cut into batches by a bound on padded tokens. The raw reward is the Hugging
-Face model's own logit.
+Rows are taken by length, those of one length in the order of their ids, and cut into batches by a bound on padded
+tokens. The raw reward is the Hugging Face model's own logit.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def score_sequences(
     pad_id = model.config.pad_token_id
     device = next(model.parameters()).device
     values = np.full(len(sequences), np.nan, dtype=np.float32)
-    order = [i for i in sorted(range(len(ids)), key=ids.__getitem__) if 0 < len(sequences[i]) <= longest]
+    scored = (row for row in range(len(ids)) if 0 < len(sequences[row]) <= longest)
+    order = sorted(scored, key=lambda row: (len(sequences[row]), ids[row]))
     for batch in token_bounded([len(sequences[i]) for i in order], max_batch_tokens):
         rows = [order[position] for position in batch]
         inputs = right_padded([sequences[row] for row in rows], pad_id, device)

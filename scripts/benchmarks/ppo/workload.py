@@ -135,6 +135,8 @@ def learner_models(directory: Path) -> LearnerModels:
 def run_config(directory: Path, workload: Workload, *, dtype: Dtype, layout: Layout, **ppo: Any) -> RunConfig:
     """Of a run that does this work as the peer does: no clipping of gradients, AdamW without decay, a KL in the reward.
     `ppo` are further keys of that section."""
+    # What a minibatch needs: on a CPU a larger one leaves the caches for nothing.
+    batch_tokens = workload.minibatch * (workload.prompt_tokens + workload.answer_tokens)
     return RunConfig.model_validate(
         {
             "run_dir": str(directory / "run"),
@@ -146,7 +148,7 @@ def run_config(directory: Path, workload: Workload, *, dtype: Dtype, layout: Lay
                 "max_answer_tokens": workload.answer_tokens,
             },
             "judge": {"model": "unused"},
-            "reward": {"actors": {"threads": layout.threads}},
+            "reward": {"max_batch_tokens": batch_tokens, "actors": {"threads": layout.threads}},
             "rollout": {
                 "replicas": layout.replicas,
                 "resources": {"threads": layout.rollout_threads},
@@ -157,8 +159,7 @@ def run_config(directory: Path, workload: Workload, *, dtype: Dtype, layout: Lay
                 "prompts_per_iteration": workload.prompts,
                 "minibatch_size": workload.minibatch,
                 "epochs": 1,
-                # What a minibatch needs: on a CPU a larger pack leaves the caches for nothing.
-                "micro_batch_tokens": workload.minibatch * (workload.prompt_tokens + workload.answer_tokens),
+                "micro_batch_tokens": batch_tokens,
                 "learning_rate": workload.learning_rate,
                 "value_learning_rate": workload.learning_rate,
                 "adam_epsilon": 1e-8,

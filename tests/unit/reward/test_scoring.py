@@ -63,6 +63,19 @@ def test_scores_do_not_depend_on_the_order_of_rows(model: Any) -> None:
     assert shuffled.tolist() == values[order].tolist()
 
 
+def test_sequences_of_like_length_share_a_forward(model: Any) -> None:
+    """In the order of their ids, a, b, c and d would make two forwards of 2 x 8 tokens."""
+    shapes: list[tuple[int, ...]] = []
+    hook = model.register_forward_pre_hook(
+        lambda _, __, inputs: shapes.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
+    )
+    try:
+        score_sequences(model, ["a", "b", "c", "d"], [[5] * 8, [6], [7] * 8, [8]], max_batch_tokens=16)
+    finally:
+        hook.remove()
+    assert shapes == [(2, 1), (2, 8)]
+
+
 def test_what_cannot_be_scored_is_invalid_and_no_number(model: Any) -> None:
     """The model has 32 positions."""
     values, valid = score_sequences(model, ["a", "b", "c"], [[5] * 33, [5] * 32, []], max_batch_tokens=64)
