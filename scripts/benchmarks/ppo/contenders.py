@@ -22,7 +22,9 @@ def ours(directory: Path, name: str, config: RunConfig, *, block: int | None = N
     command = [sys.executable, "-m", "scripts.benchmarks.ppo.ours_contender", str(directory), str(path)]
     if block is not None:
         command += ["--block", str(block)]
-    return Contender(command, {"RAY_AUTH_MODE": "disabled"}, directory / f"{name}.log")
+    # Ray has its workers yield to all other processes of the machine, which the peers do not.
+    environment = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
+    return Contender(command, environment, directory / f"{name}.log")
 
 
 def trl(python: Path, directory: Path, workload: Workload, lengths: Lengths, dtype: Dtype, threads: int) -> Contender:
