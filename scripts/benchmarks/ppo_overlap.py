@@ -18,7 +18,7 @@ from rlaif_ray.engines.training import Dtype
 from scripts.benchmarks.ppo import contenders
 from scripts.benchmarks.ppo.command import add_dtypes, add_rounds, measure_dtypes, parser_of
 from scripts.benchmarks.ppo.layout import Layout
-from scripts.benchmarks.ppo.turns import Spread, Turn, play
+from scripts.benchmarks.ppo.turns import MOST_FOREIGN, Spread, Turn, play
 from scripts.benchmarks.ppo.workload import Workload, run_config, write_workload
 
 
@@ -40,6 +40,8 @@ class Figures:
 
 def main() -> None:
     parser = parser_of(__doc__)
+    # Beside every turn there are two whole Rays that wait, where the other benchmarks have one.
+    parser.set_defaults(foreign=2 * MOST_FOREIGN)
     add_dtypes(parser)
     add_rounds(parser)
     parser.add_argument("--iterations", type=int, default=4, help="of a turn of the overlapped loop")
